@@ -1,0 +1,1 @@
+"""Zero-shot 3D molecule design by similarity kernels."""
