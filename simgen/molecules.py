@@ -82,10 +82,18 @@ class MoleculeBatch:
         """Build a batch from ``(atomic_numbers, positions)`` pairs of array-likes (angstrom)."""
         numbers = [torch.as_tensor(z, dtype=torch.int64, device=device) for z, _ in molecules]
         positions = [torch.as_tensor(x, dtype=dtype, device=device) for _, x in molecules]
-        counts = torch.tensor([len(z) for z in numbers], device=device)
+        for i, (z, x) in enumerate(zip(numbers, positions, strict=True)):
+            if x.shape != (len(z), 3):
+                raise InputError(
+                    f"expected positions of shape ({len(z)}, 3) for the {len(z)} atoms of "
+                    f"molecule {i}, got {tuple(x.shape)}"
+                )
+        counts = torch.tensor([len(z) for z in numbers], dtype=torch.int64, device=device)
+        no_positions = torch.zeros(0, 3, dtype=dtype, device=device)
+        no_numbers = torch.zeros(0, dtype=torch.int64, device=device)
         return cls(
-            positions=torch.cat(positions) if positions else torch.zeros(0, 3, dtype=dtype),
-            atomic_numbers=torch.cat(numbers) if numbers else torch.zeros(0, dtype=torch.int64),
+            positions=torch.cat([no_positions, *positions]),
+            atomic_numbers=torch.cat([no_numbers, *numbers]),
             molecule_idx=torch.repeat_interleave(
                 torch.arange(len(molecules), device=device), counts
             ),
@@ -101,6 +109,13 @@ class MoleculeBatch:
     def counts(self) -> Tensor:
         """Number of atoms of each molecule, shape (n_molecules,), int64."""
         return torch.bincount(self.molecule_idx, minlength=self.n_molecules)
+
+    @property
+    def local_idx(self) -> Tensor:
+        """Index of each atom within its molecule, shape (n_atoms,), int64."""
+        counts = self.counts
+        first_atom = torch.cumsum(counts, 0) - counts
+        return torch.arange(self.n_atoms, device=counts.device) - first_atom[self.molecule_idx]
 
     def replace(self, **changes: Tensor) -> MoleculeBatch:
         """Return a copy with some tensors replaced (checked again)."""
@@ -126,12 +141,8 @@ class MoleculeBatch:
     def split(self) -> list[MoleculeBatch]:
         """Return the molecules as batches of one; ``cat`` undoes it."""
         counts = self.counts.tolist()
-        parts = zip(
-            self.positions.split(counts),
-            self.atomic_numbers.split(counts),
-            self.fixed.split(counts),
-            strict=True,
-        )
+        tensors = (self.positions, self.atomic_numbers, self.fixed)
+        parts = zip(*(torch.split(tensor, counts) for tensor in tensors), strict=True)
         return [
             MoleculeBatch(x, z, torch.zeros_like(z), fixed, n_molecules=1) for x, z, fixed in parts
         ]
@@ -174,7 +185,9 @@ class MoleculeBatch:
         new_counts = counts[chosen]
         new_idx = torch.repeat_interleave(torch.arange(len(chosen), device=device), new_counts)
         new_first = torch.cumsum(new_counts, 0) - new_counts
-        atoms = torch.arange(len(new_idx), device=device) + (first_atom[chosen] - new_first)[new_idx]
+        atoms = (
+            torch.arange(len(new_idx), device=device) + (first_atom[chosen] - new_first)[new_idx]
+        )
         return MoleculeBatch(
             positions=self.positions[atoms],
             atomic_numbers=self.atomic_numbers[atoms],

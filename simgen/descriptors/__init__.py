@@ -1,0 +1,67 @@
+"""Descriptors: rotation-invariant vectors that describe the environment of each atom."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from simgen.molecules import MoleculeBatch
+
+
+class Descriptor(Protocol):
+    """Describes the environment of each atom of a batch by a differentiable vector."""
+
+    def __call__(self, batch: MoleculeBatch, pairs: Tensor | None = None) -> Tensor:
+        """Evaluate the descriptor.
+
+        Parameters
+        ----------
+        batch : MoleculeBatch
+            Molecules.
+        pairs : Tensor, shape (2, n_pairs), int64, optional
+            :func:`simgen.graph.molecule_pairs` of the batch, if the caller has them already.
+
+        Returns
+        -------
+        Tensor, shape (n_atoms, n_features)
+            Invariant under rotations, translations and permutations of like atoms.
+        """
+        ...
+
+
+def linearise(
+    descriptor: Descriptor, batch: MoleculeBatch, pairs: Tensor
+) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+    """Evaluate a descriptor together with the transpose of its Jacobian.
+
+    The score of a similarity kernel gets its derivatives here and nowhere else.
+
+    Parameters
+    ----------
+    descriptor : Descriptor
+        What to evaluate.
+    batch : MoleculeBatch
+        Molecules.
+    pairs : Tensor, shape (2, n_pairs), int64
+        :func:`simgen.graph.molecule_pairs` of the batch.
+
+    Returns
+    -------
+    features : Tensor, shape (n_atoms, n_features)
+        Detached from any graph.
+    pullback : callable
+        Takes a gradient with respect to the features, shape (n_atoms, n_features), to one with
+        respect to the positions, shape (n_atoms, 3). To be called once.
+    """
+    positions = batch.positions.detach().requires_grad_(True)
+    with torch.enable_grad():
+        features = descriptor(batch.replace(positions=positions), pairs)
+
+    def pullback(gradient: Tensor) -> Tensor:
+        # Atoms without neighbours may not depend on their positions at all.
+        return torch.autograd.grad(features, positions, gradient, materialize_grads=True)[0]
+
+    return features.detach(), pullback

@@ -1,0 +1,1 @@
+"""From bare heavy atoms to finished molecules: bonds, hydrogens, relaxation."""

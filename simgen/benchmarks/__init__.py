@@ -1,0 +1,1 @@
+"""Measurements of what the program can do, on data it never learned from."""

@@ -1,0 +1,438 @@
+"""The log-density that molecules are drawn from, and its gradient, the score.
+
+========================================  =====================================
+Equation                                  Variable
+========================================  =====================================
+chi_i, descriptor of atom i               ``features``
+d2_ij = |chi_i - chi_j|^2 / (ell s_z)     (never stored as such)
+ell = mean_j |chi_j|^2                    ``ReferenceEnvironments.length_scale``
+m(sigma)                                  :func:`simgen.schedules.kernel_sharpness`
+m / (ell s_z)                             ``precision``
+log k_i = logsumexp_j(-m d2_ij / 2)       ``log_k``
+E_i = -log k_i                            ``atom_energies``
+========================================  =====================================
+
+References
+----------
+R. Elijošius et al., "Zero shot molecular generation via similarity kernels", Nat. Commun. 16
+(2025), doi 10.1038/s41467-025-60963-3.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from simgen.descriptors import Descriptor, linearise
+from simgen.errors import InputError
+from simgen.graph import edge_vectors, molecule_pairs
+from simgen.molecules import MoleculeBatch
+from simgen.schedules import kernel_sharpness
+
+MAX_SCORE = math.sqrt(3.0)
+"""Largest norm of an atom's similarity score, 1/angstrom (Elijošius et al. 2025)."""
+REPULSION_STRENGTH = 1.0 / 3.0
+"""Energy of two coinciding atoms (Elijošius et al. 2025)."""
+REPULSION_DECAY = 8.0
+"""1/angstrom (Elijošius et al. 2025)."""
+
+MAX_PAIRS_CPU = 2**12
+"""Pairs of atoms whose descriptors are computed at once; bounds the memory of the network. So few
+that the data stay in a CPU's caches."""
+MAX_PAIRS_ACCELERATOR = 2**17
+"""The same where many pairs at once are needed to keep the device busy."""
+MAX_LAYOUTS = 64
+"""Layouts of batches whose pairs are remembered."""
+MAX_KERNEL_ELEMENTS = 2**22
+"""Elements of the kernel matrix that exist at once; bounds the memory of the kernel."""
+MIN_EXPONENT = -70.0
+"""Weights below exp(-70) of the largest are raised to it: they stay invisible in the sum, and
+denormal numbers, which are slow on CPUs, stay away."""
+
+
+class LogDensity(Protocol):
+    """The logarithm of an unnormalised density of molecules."""
+
+    def log_prob(self, batch: MoleculeBatch, sigma: float) -> Tensor:
+        """Log-density of each molecule at a noise level, differentiable: (n_molecules,)."""
+        ...
+
+
+@runtime_checkable
+class HasScore(Protocol):
+    """A log-density that brings a score of its own."""
+
+    def score(self, batch: MoleculeBatch, sigma: float) -> Tensor:
+        """Gradient of the log-density, shape (n_atoms, 3), 1/angstrom."""
+        ...
+
+
+def score(log_density: LogDensity, batch: MoleculeBatch, sigma: float) -> Tensor:
+    """Gradient of a log-density with respect to the positions.
+
+    Parameters
+    ----------
+    log_density : LogDensity
+        If it has a method ``score``, that is used, else automatic differentiation.
+    batch : MoleculeBatch
+        Molecules.
+    sigma : float
+        Noise level in angstrom.
+
+    Returns
+    -------
+    Tensor, shape (n_atoms, 3)
+        In 1/angstrom.
+    """
+    if isinstance(log_density, HasScore):
+        return log_density.score(batch, sigma)
+    positions = batch.positions.detach().requires_grad_(True)
+    with torch.enable_grad():
+        total = log_density.log_prob(batch.replace(positions=positions), sigma).sum()
+    return torch.autograd.grad(total, positions)[0]
+
+
+def clip_score(score: Tensor, max_norm: float = MAX_SCORE) -> Tensor:
+    """Shorten the score of each atom, shape (n_atoms, 3), to at most ``max_norm``."""
+    norm = torch.linalg.vector_norm(score, dim=1, keepdim=True)
+    clipped: Tensor = score * (max_norm / norm).clamp(max=1.0)
+    return clipped
+
+
+# --- what depends on the layout of a batch, but not on its positions --------------------------
+
+
+class Chunk(NamedTuple):
+    """Successive molecules of a batch that are evaluated together."""
+
+    atoms: slice
+    molecule_idx: Tensor
+    n_molecules: int
+    pairs: Tensor
+
+    def of(self, batch: MoleculeBatch) -> MoleculeBatch:
+        """Return these molecules of a batch of the layout."""
+        return MoleculeBatch(
+            positions=batch.positions[self.atoms],
+            atomic_numbers=batch.atomic_numbers[self.atoms],
+            molecule_idx=self.molecule_idx,
+            fixed=batch.fixed[self.atoms],
+            n_molecules=self.n_molecules,
+        )
+
+
+class Layout:
+    """Chunks, with their pairs, of the layouts of batches seen lately.
+
+    Samplers move atoms and change elements of batches whose ``molecule_idx`` stays the same tensor;
+    as long as it does, the chunks are those of the first call.
+
+    Parameters
+    ----------
+    max_pairs : int, optional
+        Pairs of atoms of a chunk, by default what suits the device; a chunk has at least one
+        molecule all the same.
+    """
+
+    def __init__(self, max_pairs: int | None = None) -> None:
+        if max_pairs is not None and max_pairs < 1:
+            raise InputError(f"expected max_pairs >= 1, got {max_pairs}")
+        self.max_pairs = max_pairs
+        # The tensors are kept with the chunks, so that none of their ids is used again.
+        self._seen: dict[int, tuple[Tensor, tuple[Chunk, ...]]] = {}
+
+    def chunks(self, batch: MoleculeBatch) -> tuple[Chunk, ...]:
+        """Return the chunks of a batch, all its molecules in order."""
+        key = id(batch.molecule_idx)
+        if key not in self._seen:
+            if len(self._seen) == MAX_LAYOUTS:
+                del self._seen[next(iter(self._seen))]
+            self._seen[key] = (batch.molecule_idx, tuple(self._split(batch)))
+        return self._seen[key][1]
+
+    def _split(self, batch: MoleculeBatch) -> list[Chunk]:
+        on_cpu = batch.positions.device.type == "cpu"
+        max_pairs = self.max_pairs or (MAX_PAIRS_CPU if on_cpu else MAX_PAIRS_ACCELERATOR)
+        bounds = [(0, 0)]
+        n_pairs = n_atoms = 0
+        for molecule, count in enumerate(batch.counts.tolist()):
+            pairs_here = count * (count - 1)
+            if n_pairs and n_pairs + pairs_here > max_pairs:
+                bounds.append((molecule, n_atoms))
+                n_pairs = 0
+            n_pairs += pairs_here
+            n_atoms += count
+        bounds.append((batch.n_molecules, n_atoms))
+        chunks = []
+        for (molecule, atom), (next_molecule, next_atom) in itertools.pairwise(bounds):
+            atoms = slice(atom, next_atom)
+            unpaired = Chunk(
+                atoms=atoms,
+                molecule_idx=batch.molecule_idx[atoms] - molecule,
+                n_molecules=next_molecule - molecule,
+                pairs=batch.molecule_idx.new_zeros(2, 0),
+            )
+            chunks.append(unpaired._replace(pairs=molecule_pairs(unpaired.of(batch))))
+        return chunks
+
+
+# --- similarity --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ReferenceEnvironments:
+    """Descriptors of the atoms of reference molecules.
+
+    Attributes
+    ----------
+    features : Tensor, shape (n_environments, n_features)
+        Their descriptors.
+    atomic_numbers : Tensor, shape (n_environments,), int64
+        Their elements.
+
+    Raises
+    ------
+    InputError
+        If there are none, or if they are not finite.
+    """
+
+    features: Tensor
+    atomic_numbers: Tensor
+
+    def __post_init__(self) -> None:
+        if self.features.ndim != 2 or not len(self.features):
+            raise InputError(
+                "expected at least one reference environment, got features of shape "
+                f"{tuple(self.features.shape)}; bring molecules with heavy atoms"
+            )
+        if self.atomic_numbers.shape != (len(self.features),):
+            raise InputError(
+                f"expected {len(self.features)} atomic numbers, "
+                f"got shape {tuple(self.atomic_numbers.shape)}"
+            )
+        if not bool(torch.isfinite(self.features).all()):
+            raise InputError("expected finite descriptors of the reference, got some that are not")
+
+    @property
+    def length_scale(self) -> Tensor:
+        """The unit of squared distances, mean over environments of |chi|^2: a scalar."""
+        return self.features.square().sum(1).mean()
+
+    def to(
+        self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+    ) -> ReferenceEnvironments:
+        """Return the environments on another device or with features of another dtype."""
+        return ReferenceEnvironments(
+            self.features.to(device=device, dtype=dtype), self.atomic_numbers.to(device=device)
+        )
+
+
+def log_kernel(
+    features: Tensor, references: Tensor, precision: Tensor, *, with_gradient: bool
+) -> tuple[Tensor, Tensor | None]:
+    """Evaluate log k_i = logsumexp_j(-precision_i |a_i - b_j|^2 / 2) and its gradient.
+
+    In blocks of atoms, each of them two matrix products; there is never an (n, m, d) tensor, nor an
+    (n, m) one. Both arguments should be centred on the same point near the references, so that
+    little cancels in |a|^2 + |b|^2 - 2 a b.
+
+    Parameters
+    ----------
+    features : Tensor, shape (n_atoms, n_features)
+        The a_i.
+    references : Tensor, shape (n_references, n_features)
+        The b_j.
+    precision : Tensor, shape (n_atoms,)
+        Inverse square widths.
+    with_gradient : bool
+        Whether the gradient is wanted.
+
+    Returns
+    -------
+    log_k : Tensor, shape (n_atoms,)
+        Logarithm of the kernel.
+    gradient : Tensor, shape (n_atoms, n_features), or None
+        Its derivatives: precision_i (mean_ij - a_i), with the mean of the b_j weighted by their
+        terms of the sum.
+    """
+    half_squares = 0.5 * references.square().sum(1, keepdim=True)
+    extended = torch.cat([references, -half_squares], dim=1).T.contiguous()
+    n_block = max(1, MAX_KERNEL_ELEMENTS // len(references))
+    blocks = zip(torch.split(features, n_block), torch.split(precision, n_block), strict=True)
+    log_k, gradient = [], []
+    for a, p in blocks:
+        p = p[:, None]
+        weights = torch.cat([p * a, p], dim=1) @ extended
+        largest = weights.amax(1, keepdim=True)
+        weights.sub_(largest).clamp_(min=MIN_EXPONENT).exp_()
+        total = weights.sum(1, keepdim=True)
+        squares = a.square().sum(1, keepdim=True)
+        log_k.append((largest + total.log() - 0.5 * p * squares).squeeze(1))
+        if with_gradient:
+            gradient.append(p * ((weights @ references) / total - a))
+    return torch.cat(log_k), torch.cat(gradient) if with_gradient else None
+
+
+class _LogKernel(torch.autograd.Function):
+    """``log_kernel`` for automatic differentiation with respect to the features."""
+
+    @staticmethod
+    def forward(ctx: Any, features: Tensor, references: Tensor, precision: Tensor) -> Tensor:
+        log_k, gradient = log_kernel(features, references, precision, with_gradient=True)
+        ctx.save_for_backward(gradient)
+        return log_k
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, None, None]:
+        (gradient,) = ctx.saved_tensors
+        return grad_output[:, None] * gradient, None, None
+
+
+class Evaluation(NamedTuple):
+    """Similarity of a batch at one noise level."""
+
+    score: Tensor
+    """Gradient of sum_i log k_i, shape (n_atoms, 3), 1/angstrom; not clipped."""
+    atom_energies: Tensor
+    """E_i = -log k_i, shape (n_atoms,)."""
+
+
+class SimilarityKernel:
+    """How much the environment of each atom looks like any of the reference.
+
+    Parameters
+    ----------
+    descriptor : Descriptor
+        Describes the atoms.
+    environments : ReferenceEnvironments
+        The reference, described by the same descriptor.
+    widths : mapping of int to float
+        Width s_z of an element's kernel, of the atom that is compared; 1 where not given.
+    max_pairs : int, optional
+        Pairs of atoms whose descriptors are computed at once; bounds the memory.
+    """
+
+    def __init__(
+        self,
+        descriptor: Descriptor,
+        environments: ReferenceEnvironments,
+        *,
+        widths: Mapping[int, float] | None = None,
+        max_pairs: int | None = None,
+    ) -> None:
+        self.descriptor = descriptor
+        self.environments = environments
+        self._layout = Layout(max_pairs)
+        features = environments.features
+        self._centre = features.mean(0)
+        self._references = features - self._centre
+        widths = dict(widths or {})
+        if any(width <= 0 for width in widths.values()):
+            raise InputError(f"expected positive widths, got {widths}")
+        inverse_scale = torch.ones(max(widths, default=0) + 1, dtype=features.dtype)
+        for z, width in widths.items():
+            inverse_scale[z] = 1.0 / width
+        self._inverse_scale = inverse_scale.to(features.device) / environments.length_scale
+
+    def _precision(self, batch: MoleculeBatch, sigma: float) -> Tensor:
+        # Elements beyond the table have no width of their own; nor has its entry 0.
+        known = batch.atomic_numbers < len(self._inverse_scale)
+        row = torch.where(known, batch.atomic_numbers, 0)
+        return kernel_sharpness(sigma) * self._inverse_scale[row]
+
+    def log_prob(self, batch: MoleculeBatch, sigma: float) -> Tensor:
+        """Sum of log k_i of each molecule, differentiable once: shape (n_molecules,)."""
+        pairs = molecule_pairs(batch)
+        features = self.descriptor(batch, pairs) - self._centre
+        precision = self._precision(batch, sigma)
+        log_k = _LogKernel.apply(features, self._references, precision)  # type: ignore[no-untyped-call]
+        return batch.sum_per_molecule(log_k)
+
+    def evaluate(self, batch: MoleculeBatch, sigma: float) -> Evaluation:
+        """Evaluate score and energies together, for little more than either."""
+        scores, energies = [], []
+        for chunk in self._layout.chunks(batch):
+            part = chunk.of(batch)
+            features, pullback = linearise(self.descriptor, part, chunk.pairs)
+            log_k, gradient = log_kernel(
+                features - self._centre,
+                self._references,
+                self._precision(part, sigma),
+                with_gradient=True,
+            )
+            assert gradient is not None
+            scores.append(pullback(gradient))
+            energies.append(-log_k)
+        return Evaluation(torch.cat(scores), torch.cat(energies))
+
+    def score(self, batch: MoleculeBatch, sigma: float) -> Tensor:
+        """Gradient of the log-density, shape (n_atoms, 3), 1/angstrom."""
+        return self.evaluate(batch, sigma).score
+
+    def atom_energies(self, batch: MoleculeBatch, sigma: float) -> Tensor:
+        """Energies E_i = -log k_i without derivatives, shape (n_atoms,)."""
+        with torch.no_grad():
+            parts = [self.descriptor(c.of(batch), c.pairs) for c in self._layout.chunks(batch)]
+        features = torch.cat(parts) - self._centre
+        precision = self._precision(batch, sigma)
+        log_k, _ = log_kernel(features, self._references, precision, with_gradient=False)
+        return -log_k
+
+
+# --- the rest ----------------------------------------------------------------------------------
+
+
+class Repulsion:
+    """Keeps atoms from coinciding: E = 1/3 sum over pairs of exp(-8 r)."""
+
+    def __init__(self) -> None:
+        self._layout = Layout()
+
+    def log_prob(self, batch: MoleculeBatch, sigma: float) -> Tensor:
+        """Minus the energy of each molecule, whatever the noise level: shape (n_molecules,)."""
+        parts = []
+        for chunk in self._layout.chunks(batch):
+            part = chunk.of(batch)
+            squares = edge_vectors(part.positions, chunk.pairs).square().sum(1)
+            # Coinciding atoms know no direction: their force is zero, not infinite.
+            r = squares.clamp(min=torch.finfo(squares.dtype).tiny).sqrt()
+            # Each pair comes twice.
+            energies = 0.5 * REPULSION_STRENGTH * torch.exp(-REPULSION_DECAY * r)
+            per_molecule = energies.new_zeros(chunk.n_molecules)
+            parts.append(per_molecule.index_add(0, part.molecule_idx[chunk.pairs[1]], energies))
+        return -torch.cat(parts)
+
+
+class SimilarityScore:
+    """The score that makes molecules: clipped similarity plus everything else.
+
+    Parameters
+    ----------
+    kernel : SimilarityKernel
+        Draws atoms to environments like those of the reference.
+    terms : sequence of LogDensity
+        What is added after the clip: repulsion, a prior, any other guidance.
+    """
+
+    def __init__(self, kernel: SimilarityKernel, terms: Sequence[LogDensity]) -> None:
+        self.kernel = kernel
+        self.terms = tuple(terms)
+
+    def __call__(self, batch: MoleculeBatch, sigma: float) -> Tensor:
+        """Return the score, shape (n_atoms, 3), 1/angstrom."""
+        total = clip_score(self.kernel.score(batch, sigma))
+        for term in self.terms:
+            total = total + score(term, batch, sigma)
+        return total
+
+    def atom_energies(self, batch: MoleculeBatch, sigma: float) -> Tensor:
+        """Similarity energies E_i that element evolution selects by, shape (n_atoms,)."""
+        return self.kernel.atom_energies(batch, sigma)

@@ -1,0 +1,33 @@
+"""The descriptor of a pretrained force field: the invariants after its first layer."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from simgen.models import ForceField
+from simgen.molecules import MoleculeBatch
+
+MIN_DISTANCE = 0.75
+"""Shorter distances are seen as this one, angstrom, so that coinciding atoms stay finite
+(Elijošius et al. 2025, doi 10.1038/s41467-025-60963-3)."""
+
+
+class ForceFieldDescriptor:
+    """Invariant features of each atom after the first product block of a force field.
+
+    Parameters
+    ----------
+    model : ForceField
+        A trained field.
+
+    References
+    ----------
+    Elijošius et al. 2025, doi 10.1038/s41467-025-60963-3: first-layer invariants of MACE.
+    """
+
+    def __init__(self, model: ForceField) -> None:
+        self.model = model
+
+    def __call__(self, batch: MoleculeBatch, pairs: Tensor | None = None) -> Tensor:
+        """Return the invariants, shape (n_atoms, n_channels)."""
+        return self.model.node_invariants(batch, pairs, n_layers=1, min_distance=MIN_DISTANCE)

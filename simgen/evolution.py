@@ -1,0 +1,363 @@
+"""Element evolution: elements are chosen by mutation and selection while the atoms move.
+
+References
+----------
+R. Elijošius et al., "Zero shot molecular generation via similarity kernels", Nat. Commun. 16
+(2025), doi 10.1038/s41467-025-60963-3, evolution of elements.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import accumulate, pairwise
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from simgen.errors import ConfigError
+from simgen.molecules import MoleculeBatch
+from simgen.noise import Noise, Stream, gumbel
+from simgen.sampling import Callback, HeunSettings, Progress, Samples, heun
+from simgen.schedules import temperature
+
+
+class EnergyScore(Protocol):
+    """A score that also says how well each atom fits."""
+
+    def __call__(self, batch: MoleculeBatch, sigma: float) -> Tensor:
+        """Return the score of each atom, shape (n_atoms, 3), 1/angstrom."""
+        ...
+
+    def atom_energies(self, batch: MoleculeBatch, sigma: float) -> Tensor:
+        """Return the energy of each atom, shape (n_atoms,), low where it fits."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Palette:
+    """Elements that atoms can become.
+
+    Attributes
+    ----------
+    elements : tuple of int
+        Atomic numbers, all different.
+    weights : tuple of float
+        How often each is chosen, relative to the others; equal by default.
+
+    Raises
+    ------
+    ConfigError
+        If there are no elements, or if weights do not fit.
+    """
+
+    elements: tuple[int, ...] = (6, 7, 8)
+    weights: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.elements or len(set(self.elements)) < len(self.elements):
+            raise ConfigError(f"expected different elements, at least one, got {self.elements}")
+        if not self.weights:
+            object.__setattr__(self, "weights", (1.0,) * len(self.elements))
+        positive = all(0.0 < weight < math.inf for weight in self.weights)
+        if len(self.weights) != len(self.elements) or not positive:
+            raise ConfigError(
+                f"expected {len(self.elements)} positive weights, one for each element, "
+                f"got {self.weights}"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class EvolutionSettings:
+    """Constants of element evolution (Elijošius et al. 2025).
+
+    Attributes
+    ----------
+    n_particles : int
+        Copies of each molecule, the original among them; 1 for no evolution.
+    interval : int
+        Steps between mutation and selection.
+    mutated_fraction : float
+        Fraction of the mobile atoms that mutate, rounded up.
+    hole_energy : float
+        Molecules with a lower energy per atom are taken for holes of the model and not selected.
+    palette : Palette
+        Elements to choose from.
+
+    Raises
+    ------
+    ConfigError
+        If a number is out of range.
+    """
+
+    n_particles: int = 10
+    interval: int = 2
+    mutated_fraction: float = 0.2
+    hole_energy: float = -5.0
+    palette: Palette = field(default_factory=Palette)
+
+    def __post_init__(self) -> None:
+        for name in ("n_particles", "interval"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"expected {name} >= 1, got {getattr(self, name)}")
+        if not 0.0 < self.mutated_fraction <= 1.0:
+            raise ConfigError(f"expected 0 < mutated_fraction <= 1, got {self.mutated_fraction}")
+
+
+def mutate(
+    batch: MoleculeBatch,
+    atom_energies: Tensor,
+    *,
+    inverse_temperature: float,
+    palette: Palette,
+    mutated_fraction: float,
+    noise: Noise,
+    step: int,
+) -> MoleculeBatch:
+    """Change the elements of some mobile atoms of every molecule.
+
+    Parameters
+    ----------
+    batch : MoleculeBatch
+        Molecules.
+    atom_energies : Tensor, shape (n_atoms,)
+        Atoms of high energy are changed first: k = ceil(fraction N_mobile) atoms are drawn
+        without replacement with probability proportional to exp(b E_i).
+    inverse_temperature : float
+        The b.
+    palette : Palette
+        Elements they become, each with its weight, never the one they are.
+    mutated_fraction : float
+        Fraction of the mobile atoms to change, rounded up.
+    noise : Noise
+        Random numbers of the molecules.
+    step : int
+        Index of the step, for the random numbers.
+
+    Returns
+    -------
+    MoleculeBatch
+        With other elements, and otherwise the same.
+    """
+    idx = batch.molecule_idx
+    n_mobile = batch.sum_per_molecule((~batch.fixed).to(torch.float64))
+    # The small number keeps 0.2 x 5 from being two atoms.
+    n_mutated = torch.ceil(mutated_fraction * n_mobile - 1e-9)
+
+    energies = torch.nan_to_num(atom_energies.to(torch.float64))
+    keys = inverse_temperature * energies + gumbel(noise.uniform(Stream.MUTATED_ATOMS, step, idx))
+    keys = torch.where(batch.fixed, -math.inf, keys)
+    by_key = torch.argsort(keys, descending=True, stable=True)
+    order = by_key[torch.argsort(idx[by_key], stable=True)]
+    rank = torch.empty_like(idx)
+    rank[order] = batch.local_idx  # the order keeps the molecules where they are
+    mutated = (rank < n_mutated[idx]) & ~batch.fixed
+
+    elements = torch.tensor(palette.elements, device=idx.device)
+    weights = torch.tensor(palette.weights, dtype=torch.float64, device=idx.device)
+    weights = weights * (batch.atomic_numbers[:, None] != elements)
+    cumulative = torch.cumsum(weights, 1)
+    uniform = noise.uniform(Stream.NEW_ELEMENTS, step, idx)[:, None]
+    # Elements of weight zero are skipped, since their cumulative weight is the one before.
+    chosen = (cumulative <= uniform * cumulative[:, -1:]).sum(1).clamp(max=len(elements) - 1)
+    possible = cumulative[:, -1] > 0
+    numbers = torch.where(mutated & possible, elements[chosen], batch.atomic_numbers)
+    return batch.replace(atomic_numbers=numbers)
+
+
+def select(
+    energies: Tensor,
+    sound: Tensor,
+    finite: Tensor,
+    *,
+    inverse_temperature: float,
+    noise: Noise,
+    step: int,
+) -> Tensor:
+    """Choose one particle of each molecule with probability proportional to exp(-b E).
+
+    Parameters
+    ----------
+    energies : Tensor, shape (n_molecules, n_particles)
+        The E.
+    sound, finite : Tensor, shape (n_molecules, n_particles), bool
+        The choice is among the sound particles; where there are none, among the finite ones;
+        where there are none either, it is the first particle.
+    inverse_temperature : float
+        The b; infinity chooses the lowest energy.
+    noise : Noise
+        Random numbers of all particles, those of a molecule adjacent.
+    step : int
+        Index of the step, for the random numbers.
+
+    Returns
+    -------
+    Tensor, shape (n_molecules,), int64
+        The particle chosen for each molecule.
+    """
+    allowed = torch.where(sound.any(1, keepdim=True), sound, finite)
+    keys = -energies.to(torch.float64)
+    if math.isfinite(inverse_temperature):
+        uniform = noise.uniform_per_molecule(Stream.SURVIVORS, step).view_as(keys)
+        keys = inverse_temperature * keys + gumbel(uniform)
+    keys = torch.where(allowed, keys, -math.inf)
+    return torch.where(allowed.any(1), keys.argmax(1), 0)
+
+
+def evolve(
+    score: EnergyScore,
+    batch: MoleculeBatch,
+    sigmas: Sequence[float],
+    *,
+    noise: Noise,
+    settings: EvolutionSettings | None = None,
+    heun_settings: HeunSettings | None = None,
+    callback: Callback | None = None,
+) -> Samples:
+    """Sample positions and elements together.
+
+    The run is cut into blocks of ``interval`` steps. Each begins with the original and mutated
+    copies of every molecule and ends with one survivor, the last with the one of lowest energy.
+    Molecules and particles are one batch. With one particle this is :func:`sampling.heun`.
+
+    On the CPU a molecule is bit for bit the same in any batch. On other devices that cannot be had;
+    there it is the same, but for rare exceptions, if the positions are float64.
+
+    Parameters
+    ----------
+    score : EnergyScore
+        Score, and the energies to select by.
+    batch : MoleculeBatch
+        Molecules to start from. Fixed atoms neither move nor mutate.
+    sigmas : sequence of float
+        Falling noise levels, angstrom.
+    noise : Noise
+        Random numbers of the molecules.
+    settings : EvolutionSettings, optional
+        Constants of the evolution.
+    heun_settings : HeunSettings, optional
+        Constants of the sampler.
+    callback : callable, optional
+        Called after each block with the survivors.
+
+    Returns
+    -------
+    Samples
+        Molecules, and which of them stayed finite: a molecule is lost only if all its particles
+        are.
+    """
+    settings = settings or EvolutionSettings()
+    n_particles = settings.n_particles
+    evolving = n_particles > 1
+    levels = [float(sigma) for sigma in sigmas]
+    last_step = len(levels) - 1
+    family = torch.arange(batch.n_molecules, device=batch.positions.device)
+
+    # The layout of the particles, those of a molecule adjacent, stays the same to the end.
+    particles = batch[family.repeat_interleave(n_particles)]
+    noise = noise.particles(n_particles)
+    finite = torch.ones_like(noise.sample_idx, dtype=torch.bool)
+    counts, local_idx = particles.counts, particles.local_idx
+    first_atom = torch.cumsum(counts, 0) - counts
+    is_copy = particles.molecule_idx % n_particles > 0
+    original_atoms = torch.nonzero(~is_copy).squeeze(1)
+    if particles.positions.device.type == "cpu":
+        score = _FamilyScore(score, particles, n_particles)
+    if evolving:
+        atom_energies = score.atom_energies(particles, levels[0])
+
+    def originals() -> MoleculeBatch:
+        return batch.replace(
+            positions=particles.positions[original_atoms],
+            atomic_numbers=particles.atomic_numbers[original_atoms],
+        )
+
+    for step in range(0, last_step, settings.interval):
+        end = min(step + settings.interval, last_step)
+        if evolving:
+            mutants = mutate(
+                particles,
+                atom_energies,
+                inverse_temperature=1.0 / temperature(levels[step], levels[0]),
+                palette=settings.palette,
+                mutated_fraction=settings.mutated_fraction,
+                noise=noise,
+                step=step,
+            )
+            numbers = torch.where(is_copy, mutants.atomic_numbers, particles.atomic_numbers)
+            particles = particles.replace(atomic_numbers=numbers)
+        particles, finite = heun(
+            score,
+            particles,
+            levels[step : end + 1],
+            noise=noise,
+            settings=heun_settings,
+            first_step=step,
+            finite=finite,
+        )
+        if evolving:
+            atom_energies = score.atom_energies(particles, levels[end])
+            energies = particles.sum_per_molecule(atom_energies.to(torch.float64))
+            finite = finite & torch.isfinite(energies)
+            sound = finite & (energies >= settings.hole_energy * counts)
+            chosen = select(
+                energies.view(-1, n_particles),
+                sound.view(-1, n_particles),
+                finite.view(-1, n_particles),
+                inverse_temperature=(
+                    math.inf if end == last_step else 1.0 / temperature(levels[end], levels[0])
+                ),
+                noise=noise,
+                step=end,
+            )
+            survivors = (family * n_particles + chosen).repeat_interleave(n_particles)
+            source = first_atom[survivors][particles.molecule_idx] + local_idx
+            particles = particles.replace(
+                positions=particles.positions[source],
+                atomic_numbers=particles.atomic_numbers[source],
+            )
+            atom_energies = atom_energies[source]
+            finite = finite[survivors]
+        if callback is not None:
+            callback(Progress(end, levels[end], originals()))
+    return Samples(originals(), finite[::n_particles])
+
+
+class _FamilyScore:
+    """Evaluates the particles of each molecule apart from those of the others.
+
+    How matrix products round depends on their size. If that is the size of a family, no molecule
+    depends on the batch that it is in; and a family fits into a CPU's caches, so that it costs
+    little.
+    """
+
+    def __init__(self, score: EnergyScore, particles: MoleculeBatch, n_particles: int) -> None:
+        self.score = score
+        self.n_particles = n_particles
+        counts = particles.counts.tolist()[::n_particles]
+        bounds = [0, *accumulate(count * n_particles for count in counts)]
+        self.atoms = [slice(start, stop) for start, stop in pairwise(bounds)]
+        # One tensor for all families of a size: scores remember what depends on it.
+        family = torch.arange(n_particles)
+        layouts = {count: family.repeat_interleave(count) for count in set(counts)}
+        self.layouts = [layouts[count] for count in counts]
+
+    def _families(self, batch: MoleculeBatch) -> Iterator[MoleculeBatch]:
+        for atoms, molecule_idx in zip(self.atoms, self.layouts, strict=True):
+            yield MoleculeBatch(
+                positions=batch.positions[atoms],
+                atomic_numbers=batch.atomic_numbers[atoms],
+                molecule_idx=molecule_idx,
+                fixed=batch.fixed[atoms],
+                n_molecules=self.n_particles,
+            )
+
+    def __call__(self, batch: MoleculeBatch, sigma: float) -> Tensor:
+        return torch.cat([self.score(family, sigma) for family in self._families(batch)])
+
+    def atom_energies(self, batch: MoleculeBatch, sigma: float) -> Tensor:
+        return torch.cat(
+            [self.score.atom_energies(family, sigma) for family in self._families(batch)]
+        )

@@ -1,0 +1,37 @@
+"""What became of one sample."""
+
+from enum import StrEnum
+
+
+class Status(StrEnum):
+    """Outcome of one generation attempt: :attr:`OK`, or the first thing that went wrong."""
+
+    OK = "ok"
+    NONFINITE = "nonfinite"
+    """A coordinate, energy or force became infinite or not a number."""
+    EXPLODED = "exploded"
+    """Atoms flew apart: the extent is far beyond that of a molecule."""
+    TOO_FEW_ATOMS = "too_few_atoms"
+    """Fewer than two bonded heavy atoms are left."""
+    UNKNOWN_ELEMENT = "unknown_element"
+    """There are no valence states for one of the elements."""
+    DISCONNECTED = "disconnected"
+    """More than one fragment."""
+    UNASSIGNABLE = "unassignable"
+    """No assignment of bond orders, hydrogens and charges satisfies all valences."""
+    UNSANITISABLE = "unsanitisable"
+    """RDKit rejects the molecule."""
+    CHARGED = "charged"
+    """The total charge is not zero."""
+    RADICAL = "radical"
+    """There are unpaired electrons."""
+    NO_HYDROGENS = "no_hydrogens"
+    """Hydrogens are missing, or have no coordinates."""
+    CLASH = "clash"
+    """Two atoms that are not bonded are far too close."""
+    UNCONVERGED = "unconverged"
+    """The relaxation did not reach its force criterion."""
+    GRAPH_CHANGED = "graph_changed"
+    """The bonds seen in the final geometry are not those of the molecule."""
+    INTERRUPTED = "interrupted"
+    """The run was stopped before this sample was finished."""

@@ -1,0 +1,124 @@
+"""Everything that depends on the noise level, as pure functions of it.
+
+References
+----------
+R. Elijošius et al., "Zero shot molecular generation via similarity kernels", Nat. Commun. 16
+(2025), doi 10.1038/s41467-025-60963-3: the formulas, with the constants of its published program.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from simgen.errors import InputError
+
+N_STEPS = 50
+"""Noise levels of a run."""
+SIGMA_MAX = 1.0
+"""Highest noise level, angstrom."""
+SIGMA_MIDDLE = 0.05
+"""Where the linear half of the levels ends, angstrom."""
+LOG10_SIGMA_LOW = -1.31
+"""Decimal logarithm of the level where the logarithmic half begins."""
+LOG10_SIGMA_MIN = -3.0
+"""Decimal logarithm of the lowest level."""
+
+SHARPNESS_RANGE = 119.0
+"""The sharpness of the kernel rises by this much, from 1, as the noise falls."""
+SHARPNESS_SIGMA = 10.0
+"""Noise level above which the sharpness is 1, angstrom."""
+
+PRIOR_STRENGTH = 0.45
+"""Numerator of the prior's weight; with the next three a fit to QM9's molecules."""
+PRIOR_OFFSET = 0.3
+PRIOR_SLOPE = 0.05
+DIAMETER_PER_SQRT_ATOM = 1.5664519
+"""Diameter of a molecule of N heavy atoms over sqrt(N), angstrom."""
+PRIOR_DECAY = 20.0
+"""The prior fades as tanh(20 sigma^2) when the noise falls."""
+
+LOG10_TEMPERATURE_RANGE = 7.0
+LOG10_TEMPERATURE_MIN = -1.0
+"""Element evolution cools from 10^6 to 10^-1."""
+
+
+def noise_levels(n_steps: int = N_STEPS) -> Tensor:
+    """Noise levels of a run, falling: half of them linear, then half logarithmic.
+
+    Parameters
+    ----------
+    n_steps : int
+        Number of levels, at least 4.
+
+    Returns
+    -------
+    Tensor, shape (n_steps,), float64
+        In angstrom, on the CPU.
+
+    Raises
+    ------
+    InputError
+        If there are fewer than 4 levels, so that one of the halves has no two ends.
+
+    Examples
+    --------
+    >>> noise_levels(4).tolist()
+    [1.0, 0.05, 0.04897788193684462, 0.001]
+    """
+    if n_steps < 4:
+        raise InputError(f"expected at least 4 noise levels, got {n_steps}; 50 is usual")
+    n_linear = n_steps // 2
+    linear = torch.linspace(SIGMA_MAX, SIGMA_MIDDLE, n_linear, dtype=torch.float64)
+    logarithmic = torch.logspace(
+        LOG10_SIGMA_LOW, LOG10_SIGMA_MIN, n_steps - n_linear, dtype=torch.float64
+    )
+    return torch.cat([linear, logarithmic])
+
+
+def kernel_sharpness(sigma: float) -> float:
+    """Sharpness m of the similarity kernel at a noise level (angstrom).
+
+    m = 119 (1 - (sigma / 10)^(1/4)) + 1 up to 10 angstrom, else 1.
+
+    Examples
+    --------
+    >>> round(kernel_sharpness(1.0), 2), round(kernel_sharpness(1e-3), 2), kernel_sharpness(0.0)
+    (53.08, 108.1, 120.0)
+    """
+    if sigma > SHARPNESS_SIGMA:
+        return 1.0
+    return SHARPNESS_RANGE * (1.0 - math.pow(sigma / SHARPNESS_SIGMA, 0.25)) + 1.0
+
+
+def prior_weight(n_atoms: Tensor, sigma: float) -> Tensor:
+    """Weight of the prior for molecules of ``n_atoms`` heavy atoms at a noise level (angstrom).
+
+    lambda(N) tanh(20 sigma^2), lambda(N) = 0.45 / (0.3 + 0.05 D)^2 and D = 1.5664519 sqrt(N).
+
+    Parameters
+    ----------
+    n_atoms : Tensor, shape (n_molecules,)
+        Heavy atoms of each molecule.
+
+    Returns
+    -------
+    Tensor, shape (n_molecules,), float64
+        The weight, in 1/angstrom^2 for priors of unit width.
+    """
+    diameter = DIAMETER_PER_SQRT_ATOM * torch.sqrt(n_atoms.to(torch.float64))
+    strength = PRIOR_STRENGTH / (PRIOR_OFFSET + PRIOR_SLOPE * diameter) ** 2
+    return strength * math.tanh(PRIOR_DECAY * sigma**2)
+
+
+def temperature(sigma: float, sigma_max: float = SIGMA_MAX) -> float:
+    """Temperature of element evolution at a noise level: log10 T = 7 sigma / sigma_max - 1.
+
+    Examples
+    --------
+    >>> temperature(1.0), temperature(0.0)
+    (1000000.0, 0.1)
+    """
+    return math.pow(10.0, LOG10_TEMPERATURE_RANGE * sigma / sigma_max + LOG10_TEMPERATURE_MIN)

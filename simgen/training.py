@@ -1,0 +1,517 @@
+"""Train a force field on labelled geometries.
+
+The loss is that of the errors users see: the mean length of the force error and the mean absolute
+error of the energy per atom. The learning rate warms up and falls linearly to zero; an exponential
+moving average of the weights is what is validated, kept and shipped. A run killed at any moment
+goes on from its last checkpoint with the same result as if it had never stopped: the order of the
+data is a pure function of seed and epoch, and no unpickling is involved.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, fields, replace
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.multiprocessing import get_context
+
+from simgen.data.build import SPLITS, Dataset
+from simgen.data.recipe import KINDS
+from simgen.devices import keep_freed_memory
+from simgen.errors import ConfigError, InputError
+from simgen.graph import molecule_pairs, neighbour_list
+from simgen.models import ForceField, NetworkConfig, save_model
+from simgen.molecules import MoleculeBatch
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingConfig:
+    """Settings of a training run.
+
+    Attributes
+    ----------
+    n_steps : int
+        Optimiser steps; the learning rate reaches zero at the last one.
+    batch_atoms : int
+        Atoms in a batch, at most; geometries are added until it is full.
+    learning_rate : float
+        Highest learning rate.
+    n_warmup : int
+        Steps over which the learning rate rises from zero.
+    ema_decay : float
+        Decay of the moving average of the weights, per step.
+    energy_weight, force_weight : float
+        Weights of the errors of energy (eV per atom) and force (eV/A).
+    clip_norm : float
+        Gradients longer than this are shortened to it.
+    validate_every : int
+        Steps between validations and checkpoints.
+    patience : int
+        Stop after so many validations without a lower error on the held-out scaffolds.
+    seed : int
+        Of the initial weights and the order of the data.
+    """
+
+    n_steps: int = 20_000
+    batch_atoms: int = 512
+    learning_rate: float = 5e-3
+    n_warmup: int = 200
+    ema_decay: float = 0.999
+    energy_weight: float = 2.0
+    force_weight: float = 1.0
+    clip_norm: float = 10.0
+    validate_every: int = 500
+    patience: int = 20
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if not math.isfinite(value) or value < 0:
+                raise ConfigError(f"expected a number >= 0 for {field.name}, got {value}")
+
+
+@dataclass(frozen=True, slots=True)
+class Errors:
+    """Mean absolute errors: energies in eV per atom, forces in eV/A per component."""
+
+    energy: float
+    force: float
+    force_by_kind: dict[str, float]
+    force_by_element: dict[int, float]
+
+
+class Geometries:
+    """A dataset's tensors, from which batches are cut."""
+
+    def __init__(self, dataset: Dataset, dtype: torch.dtype) -> None:
+        self.counts = dataset.counts
+        self.first_atom = dataset.first_atom
+        self.kind = dataset.kind
+        self._numbers = torch.from_numpy(dataset.numbers.astype(np.int64))
+        self._positions = torch.from_numpy(dataset.positions).to(dtype)
+        self._forces = torch.from_numpy(dataset.forces).to(dtype)
+        self._energies = torch.from_numpy(dataset.energies)
+
+    def batch(
+        self, indices: NDArray[np.int64], device: torch.device
+    ) -> tuple[MoleculeBatch, Tensor, Tensor]:
+        """Geometries with their energies (n_geometries,) float64 and forces (n_atoms, 3)."""
+        counts = torch.from_numpy(self.counts[indices])
+        atoms = torch.from_numpy(
+            np.concatenate(
+                [
+                    np.arange(self.first_atom[i], self.first_atom[i] + self.counts[i])
+                    for i in indices
+                ]
+            )
+        )
+        molecules = MoleculeBatch(
+            positions=self._positions[atoms],
+            atomic_numbers=self._numbers[atoms],
+            molecule_idx=torch.repeat_interleave(torch.arange(len(indices)), counts),
+            n_molecules=len(indices),
+        )
+        energies = self._energies[torch.from_numpy(indices)]
+        return molecules.to(device), energies.to(device), self._forces[atoms].to(device)
+
+
+def fit_atomic_energies(dataset: Dataset, elements: tuple[int, ...]) -> list[float]:
+    """Energy in eV of each element that explains the training energies best (least squares)."""
+    rows = np.flatnonzero(dataset.split == SPLITS.index("train"))
+    owner = np.repeat(np.arange(len(dataset)), dataset.counts)
+    composition = np.stack(
+        [np.bincount(owner[dataset.numbers == z], minlength=len(dataset)) for z in elements], axis=1
+    )
+    solution, *_ = np.linalg.lstsq(
+        composition[rows].astype(float), dataset.energies[rows], rcond=None
+    )
+    return [float(value) for value in solution]
+
+
+def initial_model(dataset: Dataset, config: NetworkConfig, seed: int) -> ForceField:
+    """An untrained network with atomic energies, scale and number of neighbours from the data."""
+    geometries = Geometries(dataset, torch.float32)
+    train = np.flatnonzero(dataset.split == SPLITS.index("train"))
+    sample = np.random.default_rng(seed).permutation(train)[:512]
+    batch, _, forces = geometries.batch(sample, torch.device("cpu"))
+    edges = neighbour_list(batch.positions, molecule_pairs(batch), config.r_max)
+    return ForceField(
+        replace(config, avg_n_neighbours=round(edges.shape[1] / batch.n_atoms, 3)),
+        atomic_energies=fit_atomic_energies(dataset, config.elements),
+        scale=float(forces.square().mean().sqrt()),
+        seed=seed,
+    )
+
+
+def batches_of_epoch(
+    indices: NDArray[np.int64], counts: NDArray[np.int64], batch_atoms: int, seed: int, epoch: int
+) -> list[NDArray[np.int64]]:
+    """Shuffle the geometries and cut them into batches of at most ``batch_atoms`` atoms.
+
+    A pure function of its arguments, so that a resumed run sees the same batches.
+    """
+    order = np.random.default_rng([seed, epoch]).permutation(indices)
+    filled = np.cumsum(counts[order])
+    batches, start, offset = [], 0, 0
+    while start < len(order):
+        stop = max(start + 1, int(np.searchsorted(filled, offset + batch_atoms, side="right")))
+        batches.append(order[start:stop])
+        start, offset = stop, int(filled[stop - 1])
+    return batches
+
+
+def evaluate(
+    model: ForceField,
+    dataset: Dataset,
+    split: str,
+    *,
+    batch_atoms: int = 2048,
+    max_geometries: int | None = None,
+) -> Errors:
+    """Errors of a model on a part of the dataset; the first ``max_geometries`` of it if given."""
+    indices = np.flatnonzero(dataset.split == SPLITS.index(split))[:max_geometries]
+    if not len(indices):
+        raise InputError(f"expected geometries in the {split} part of the dataset, it has none")
+    dtype, device = model.embedding.dtype, model.embedding.device
+    geometries = Geometries(dataset, dtype)
+    energy_errors, force_errors, kinds, numbers = [], [], [], []
+    for chunk in batches_of_epoch(indices, dataset.counts, batch_atoms, 0, 0):
+        batch, energies, forces = geometries.batch(chunk, device)
+        predicted, predicted_forces = model.energy_and_forces(batch)
+        energy_errors.append(((predicted - energies).abs() / batch.counts).cpu())
+        force_errors.append((predicted_forces - forces).abs().mean(dim=1).cpu())
+        kinds.append(torch.from_numpy(np.repeat(dataset.kind[chunk], dataset.counts[chunk])))
+        numbers.append(batch.atomic_numbers.cpu())
+    force, kind, number = torch.cat(force_errors), torch.cat(kinds), torch.cat(numbers)
+    return Errors(
+        energy=float(torch.cat(energy_errors).mean()),
+        force=float(force.mean()),
+        force_by_kind={KINDS[int(k)].value: float(force[kind == k].mean()) for k in kind.unique()},
+        force_by_element={int(z): float(force[number == z].mean()) for z in number.unique()},
+    )
+
+
+@dataclass(slots=True)
+class _State:
+    """What a checkpoint holds: enough to go on as if nothing had happened."""
+
+    step: int
+    best_error: float
+    n_bad: int
+    seconds: float
+
+    def save(
+        self, path: Path, model: ForceField, ema: dict[str, Tensor], optimizer: torch.optim.Adam
+    ) -> None:
+        tensors = {f"model.{k}": v for k, v in model.state_dict().items()}
+        tensors |= {f"ema.{k}": v for k, v in ema.items()}
+        names = [name for name, _ in model.named_parameters()]
+        for i, entry in optimizer.state_dict()["state"].items():
+            for key, value in entry.items():
+                tensors[f"optimizer.{names[i]}.{key}"] = value
+        partial = path.with_suffix(".part")
+        save_file(
+            {k: v.detach().cpu().contiguous() for k, v in tensors.items()},
+            partial,
+            {"state": json.dumps(asdict(self))},
+        )
+        partial.replace(path)
+
+    @classmethod
+    def load(
+        cls, path: Path, model: ForceField, ema: dict[str, Tensor], optimizer: torch.optim.Adam
+    ) -> _State:
+        from safetensors import safe_open
+
+        tensors = load_file(path)
+        with safe_open(path, framework="pt") as file:
+            state = cls(**json.loads(file.metadata()["state"]))
+        model.load_state_dict(_with_prefix(tensors, "model."))
+        for name, value in _with_prefix(tensors, "ema.").items():
+            ema[name].copy_(value)
+        entries: dict[int, dict[str, Tensor]] = {}
+        for i, (name, _) in enumerate(model.named_parameters()):
+            entries[i] = {
+                key.removeprefix(f"optimizer.{name}."): value
+                for key, value in tensors.items()
+                if key.startswith(f"optimizer.{name}.")
+                and "." not in key.removeprefix(f"optimizer.{name}.")
+            }
+        optimizer.load_state_dict(optimizer.state_dict() | {"state": entries})
+        return state
+
+
+def _with_prefix(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+
+
+def train(
+    dataset: Dataset,
+    network: NetworkConfig,
+    config: TrainingConfig,
+    out: Path,
+    *,
+    device: torch.device | str = "cpu",
+    n_processes: int = 1,
+    progress: Callable[[int, int, dict[str, float]], None] | None = None,
+) -> Path:
+    """Train a force field; returns the weights file with the lowest validation error.
+
+    Writes ``out/model.safetensors`` (best moving average so far), ``out/checkpoint.safetensors``,
+    ``out/metrics.csv`` and ``out/training.png``. Called again with the same folder it goes on
+    where it stopped.
+
+    Parameters
+    ----------
+    dataset : Dataset
+        Labelled geometries; those of its ``train`` part are learned, those of ``valid`` (other
+        scaffolds) decide when to stop.
+    network, config
+        What to train and how.
+    out : Path
+        Folder of the run.
+    device : torch.device or str
+        Where to compute.
+    n_processes : int
+        Processes among which each batch is divided, on a CPU; the result is the same to rounding.
+    progress : callable, optional
+        Called at every step with (step, n_steps, latest metrics).
+
+    Raises
+    ------
+    ConfigError
+        If the folder holds a run with other settings.
+    """
+    device = torch.device(device)
+    if n_processes > 1 and device.type != "cpu":
+        raise ConfigError(f"expected one process on {device.type}, got {n_processes}")
+    keep_freed_memory()
+    out.mkdir(parents=True, exist_ok=True)
+    settings: dict[str, Any] = {
+        "network": asdict(network)
+        | {"elements": list(network.elements)}
+        | {"radial_widths": list(network.radial_widths)},
+        "training": asdict(config),
+        "dataset": dataset.checksum(),
+    }
+    settings_file = out / "settings.json"
+    if settings_file.exists() and json.loads(settings_file.read_text()) != settings:
+        raise ConfigError(
+            f"expected an empty folder or a run with the same settings, {out} holds another; "
+            "choose another folder"
+        )
+    settings_file.write_text(json.dumps(settings, indent=1) + "\n")
+
+    model = initial_model(dataset, network, config.seed).to(device)
+    optimizer = torch.optim.Adam(model.parameters(), lr=config.learning_rate, betas=(0.9, 0.99))
+    average = {name: p.detach().clone() for name, p in model.named_parameters()}
+    checkpoint = out / "checkpoint.safetensors"
+    state = _State(step=0, best_error=math.inf, n_bad=0, seconds=0.0)
+    if checkpoint.exists():
+        state = _State.load(checkpoint, model, average, optimizer)
+        _drop_metrics_after(out / "metrics.csv", state.step)
+    geometries = Geometries(dataset, torch.float32)
+    start = time.monotonic() - state.seconds
+    losses: list[Tensor] = []
+    latest: dict[str, float] = {}
+    helpers = [_Helper(model, dataset, config) for _ in range(n_processes - 1)]
+    for batch_indices in _batches_from(state.step, dataset, config):
+        if state.step >= config.n_steps or state.n_bad >= config.patience:
+            break
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(state.step, config)
+        by_size = batch_indices[np.argsort(dataset.counts[batch_indices], kind="stable")]
+        total = len(by_size), int(dataset.counts[by_size].sum())
+        for i, helper in enumerate(helpers, start=1):
+            helper.start(by_size[i::n_processes], total)
+        optimizer.zero_grad(set_to_none=True)
+        loss = _backward(model, geometries, by_size[::n_processes], total, config)
+        for helper in helpers:
+            loss = loss + helper.finish()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
+        optimizer.step()
+        state.step += 1
+        decay = min(config.ema_decay, state.step / (state.step + 10.0))
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                average[name].lerp_(parameter, 1.0 - decay)
+        losses.append(loss)
+        if progress:
+            progress(state.step, config.n_steps, latest)
+        if state.step % config.validate_every == 0 or state.step == config.n_steps:
+            averaged = ForceField(model.config).to(device)
+            averaged.load_state_dict(model.state_dict() | average)
+            errors = evaluate(averaged, dataset, "valid", max_geometries=1500)
+            state.seconds = time.monotonic() - start
+            score = config.energy_weight * errors.energy + config.force_weight * errors.force
+            state.n_bad = 0 if score < state.best_error else state.n_bad + 1
+            latest = {
+                "step": state.step,
+                "seconds": round(state.seconds, 1),
+                "learning_rate": learning_rate(state.step, config),
+                "train_loss": float(torch.stack(losses).mean()),
+                "valid_energy_mae_meV_per_atom": 1e3 * errors.energy,
+                "valid_force_mae_meV_per_A": 1e3 * errors.force,
+            }
+            losses.clear()
+            if score < state.best_error:
+                state.best_error = score
+                save_model(averaged, out / "model.safetensors", {"training": settings | latest})
+            _append_metrics(out / "metrics.csv", latest)
+            state.save(checkpoint, model, average, optimizer)
+            plot_metrics(out / "metrics.csv", out / "training.png")
+    for helper in helpers:
+        helper.stop()
+    return out / "model.safetensors"
+
+
+def _backward(
+    model: ForceField,
+    geometries: Geometries,
+    indices: NDArray[np.int64],
+    total: tuple[int, int],
+    config: TrainingConfig,
+) -> Tensor:
+    """Add the gradient of some geometries' share of the loss to the parameters' gradients.
+
+    ``total`` is the number of geometries and atoms of the whole batch, so that the shares add up
+    to the loss of the batch however it is cut.
+    """
+    if not len(indices):
+        return torch.zeros(())
+    batch, energies, forces = geometries.batch(indices, model.embedding.device)
+    predicted, predicted_forces = model.energy_and_forces(batch, create_graph=True)
+    energy_error = ((predicted - energies).abs() / batch.counts).sum() / total[0]
+    # The small number keeps the gradient finite where the error vanishes.
+    lengths = (predicted_forces - forces).square().sum(dim=1).add(1e-8).sqrt()
+    loss = config.energy_weight * energy_error + config.force_weight * lengths.sum() / total[1]
+    loss.backward()  # type: ignore[no-untyped-call]
+    return loss.detach()
+
+
+class _Helper:
+    """A process that computes the gradient of its share of each batch, with one thread.
+
+    On a CPU two processes are much faster than two threads: the tensors are small, and threads
+    spend their time waiting for each other.
+    """
+
+    def __init__(self, model: ForceField, dataset: Dataset, config: TrainingConfig) -> None:
+        self._model = model.share_memory()
+        self._gradients = [torch.zeros_like(p).share_memory_() for p in model.parameters()]
+        context = get_context("spawn")
+        self._connection, theirs = context.Pipe()
+        self._process = context.Process(
+            target=_help, args=(theirs, model, self._gradients, dataset, config), daemon=True
+        )
+        self._process.start()
+
+    def start(self, indices: NDArray[np.int64], total: tuple[int, int]) -> None:
+        """Begin with a share of a batch."""
+        self._connection.send((indices, total))
+
+    def finish(self) -> Tensor:
+        """Wait for the share, add its gradient to the model's, and return its loss."""
+        loss = torch.tensor(self._connection.recv())
+        for parameter, gradient in zip(self._model.parameters(), self._gradients, strict=True):
+            if parameter.grad is not None:
+                parameter.grad += gradient
+            else:
+                parameter.grad = gradient.clone()
+        return loss
+
+    def stop(self) -> None:
+        """End the process."""
+        self._connection.send(None)
+        self._process.join()
+
+
+def _help(
+    connection: Connection,
+    model: ForceField,
+    gradients: list[Tensor],
+    dataset: Dataset,
+    config: TrainingConfig,
+) -> None:
+    """Body of a helper process; the model's parameters are in memory shared with the trainer."""
+    torch.set_num_threads(1)
+    keep_freed_memory()
+    geometries = Geometries(dataset, torch.float32)
+    while (work := connection.recv()) is not None:
+        model.zero_grad(set_to_none=True)
+        loss = _backward(model, geometries, work[0], work[1], config)
+        for parameter, gradient in zip(model.parameters(), gradients, strict=True):
+            if parameter.grad is None:
+                gradient.zero_()
+            else:
+                gradient.copy_(parameter.grad)
+        connection.send(float(loss))
+
+
+def learning_rate(step: int, config: TrainingConfig) -> float:
+    """Learning rate of a step: linear rise, then linear fall to zero."""
+    warm = min(1.0, (step + 1) / max(1, config.n_warmup))
+    return config.learning_rate * warm * (1.0 - step / max(1, config.n_steps))
+
+
+def _batches_from(
+    step: int, dataset: Dataset, config: TrainingConfig
+) -> Iterator[NDArray[np.int64]]:
+    """Batches of all epochs, without those of the first ``step`` steps."""
+    indices = np.flatnonzero(dataset.split == SPLITS.index("train"))
+    if not len(indices):
+        raise InputError("expected geometries in the train part of the dataset, it has none")
+    epoch = 0
+    while True:
+        batches = batches_of_epoch(indices, dataset.counts, config.batch_atoms, config.seed, epoch)
+        yield from batches[step:]
+        step = max(0, step - len(batches))
+        epoch += 1
+
+
+def _append_metrics(path: Path, row: dict[str, float]) -> None:
+    new = not path.exists()
+    with path.open("a", newline="") as file:
+        writer = csv.DictWriter(file, list(row))
+        if new:
+            writer.writeheader()
+        writer.writerow(row)
+
+
+def _drop_metrics_after(path: Path, step: int) -> None:
+    """Forget what a killed run wrote after its last checkpoint."""
+    header, *rows = path.read_text().splitlines()
+    kept = [row for row in rows if int(row.split(",")[0]) <= step]
+    path.write_text("\n".join([header, *kept]) + "\n")
+
+
+def plot_metrics(metrics: Path, picture: Path) -> None:
+    """Draw the validation errors of a run against its steps."""
+    from matplotlib.figure import Figure
+
+    with metrics.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    figure = Figure(figsize=(8, 3.2), layout="constrained")
+    for axes, key, label in zip(
+        figure.subplots(1, 2),
+        ("valid_force_mae_meV_per_A", "valid_energy_mae_meV_per_atom"),
+        ("force MAE, held-out scaffolds (meV/Å)", "energy MAE, held-out scaffolds (meV/atom)"),
+        strict=True,
+    ):
+        axes.semilogy([int(row["step"]) for row in rows], [float(row[key]) for row in rows])
+        axes.set_xlabel("step")
+        axes.set_ylabel(label)
+        axes.grid(alpha=0.3, which="both")
+    figure.savefig(picture, dpi=120)

@@ -1,0 +1,233 @@
+"""Bond assignment: known molecules come back from bare positions, and nothing else leaves."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rdkit import Chem
+from rdkit.Chem import AllChem
+
+from simgen.errors import InputError, LoadError
+from simgen.finishing.bonds import (
+    VALENCES,
+    BondStatistics,
+    assign_bonds,
+    fit_bond_statistics,
+    load_bond_statistics,
+)
+from simgen.finishing.connectivity import bonded_pairs, fragments, relative_distances
+from simgen.finishing.status import Status
+
+SMILES = [
+    "CCO",
+    "C=C",
+    "C#C",
+    "CC#N",
+    "C=C=C",
+    "O=C=O",
+    "CC(=O)O",
+    "NC(N)=O",
+    "c1ccccc1",
+    "c1ccncc1",
+    "c1cc[nH]c1",
+    "c1cnc[nH]1",
+    "Cn1cnc2c1c(=O)n(C)c(=O)n2C",
+    "C[N+](=O)[O-]",
+    "O=[N+]([O-])c1ccccc1",
+    "CS(C)(=O)=O",
+    "CS(C)=O",
+    "COP(=O)(OC)OC",
+    "CN=[N+]=[N-]",
+    "FC(F)(F)c1ccc(Cl)cc1Br",
+    "C1CCC2CCCCC2C1",
+    "O=C1C=CC(=O)C=C1",
+    "CC(=O)Nc1ccc(O)cc1",
+    "C1CC1",
+    "N#Cc1ccsc1",
+]
+
+
+def plain(mol: Chem.Mol) -> str:
+    return Chem.CanonSmiles(Chem.MolToSmiles(Chem.RemoveHs(mol), isomericSmiles=False))
+
+
+def conformer(smiles: str) -> Chem.Mol:
+    mol = Chem.AddHs(Chem.MolFromSmiles(smiles))
+    assert AllChem.EmbedMolecule(mol, randomSeed=1) == 0
+    AllChem.MMFFOptimizeMolecule(mol, maxIters=1000)
+    return mol
+
+
+def skeleton(smiles: str) -> tuple[np.ndarray, np.ndarray]:
+    mol = Chem.RemoveHs(conformer(smiles))
+    return np.array([a.GetAtomicNum() for a in mol.GetAtoms()]), mol.GetConformer().GetPositions()
+
+
+@pytest.mark.parametrize("smiles", SMILES)
+def test_molecules_come_back_from_bare_positions(smiles: str) -> None:
+    numbers, positions = skeleton(smiles)
+    result = assign_bonds(numbers, positions)
+    assert result.status is Status.OK
+    assert plain(result.mol) == Chem.CanonSmiles(smiles)
+    assert np.isfinite(result.cost)
+    assert result.kept == tuple(range(len(numbers)))
+    assert [a.GetAtomicNum() for a in result.mol.GetAtoms()] == numbers.tolist()
+    assert np.array_equal(result.mol.GetConformer().GetPositions(), positions)
+    assert all(a.GetNoImplicit() for a in result.mol.GetAtoms())
+
+
+@pytest.mark.parametrize("smiles", ["CCO", "c1ccccc1", "CC(=O)O", "O=[N+]([O-])c1ccccc1"])
+def test_noise_of_a_generated_skeleton_does_no_harm(smiles: str) -> None:
+    numbers, positions = skeleton(smiles)
+    rng = np.random.default_rng(0)
+    found = [
+        assign_bonds(numbers, positions + 0.04 * rng.standard_normal(positions.shape)).mol
+        for _ in range(10)
+    ]
+    assert sum(plain(mol) == Chem.CanonSmiles(smiles) for mol in found) >= 8
+
+
+def test_the_assignment_does_not_depend_on_the_order_of_atoms_or_the_frame() -> None:
+    numbers, positions = skeleton("CC(=O)Nc1ccc(O)cc1")
+    rng = np.random.default_rng(0)
+    order = rng.permutation(len(numbers))
+    rotation = np.linalg.qr(rng.standard_normal((3, 3)))[0]
+    first = assign_bonds(numbers, positions)
+    second = assign_bonds(numbers[order], (positions @ rotation.T + 5.0)[order])
+    assert plain(first.mol) == plain(second.mol)
+    assert first.cost == pytest.approx(second.cost, rel=1e-9)
+
+
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(
+    st.lists(st.sampled_from(sorted(VALENCES)), min_size=2, max_size=9),
+    st.integers(0, 2**32 - 1),
+)
+def test_whatever_comes_out_has_closed_shells_and_no_charge(elements: list[int], seed: int) -> None:
+    """Random crumpled chains: mostly nonsense, some of it assignable."""
+    rng = np.random.default_rng(seed)
+    steps = rng.standard_normal((len(elements), 3))
+    positions = np.cumsum(1.5 * steps / np.linalg.norm(steps, axis=1, keepdims=True), axis=0)
+    result = assign_bonds(elements, positions)
+    assert (result.mol is not None) == (result.status is Status.OK)
+    if result.mol is not None:
+        assert Chem.SanitizeMol(result.mol, catchErrors=True) == 0
+        assert Chem.GetFormalCharge(result.mol) == 0
+        assert sum(a.GetNumRadicalElectrons() for a in result.mol.GetAtoms()) == 0
+        assert len(Chem.GetMolFrags(result.mol)) == 1
+        for atom in result.mol.GetAtoms():
+            assert (atom.GetFormalCharge(), atom.GetTotalValence()) in VALENCES[atom.GetAtomicNum()]
+
+
+def test_lone_atoms_are_dropped_and_named() -> None:
+    result = assign_bonds([8, 6, 6, 8], [[9, 0, 0], [0, 0, 0], [1.52, 0, 0], [2.0, 1.33, 0]])
+    assert result.kept == (1, 2, 3)
+    assert plain(result.mol) == "CCO"
+
+
+@pytest.mark.parametrize(
+    ("numbers", "positions", "status"),
+    [
+        ([6, 6], [[0, 0, 0], [1.5, 0, np.nan]], Status.NONFINITE),
+        ([6, 26], [[0, 0, 0], [1.5, 0, 0]], Status.UNKNOWN_ELEMENT),
+        ([6], [[0, 0, 0]], Status.TOO_FEW_ATOMS),
+        ([6, 6], [[0, 0, 0], [9, 0, 0]], Status.TOO_FEW_ATOMS),
+        ([6, 6, 6, 6], [[0, 0, 0], [1.5, 0, 0], [9, 0, 0], [10.5, 0, 0]], Status.DISCONNECTED),
+        # three fluorines on a fluorine
+        ([9, 9, 9, 9], [[0, 0, 0], [1.1, 0, 0], [0, 1.1, 0], [0, 0, 1.1]], Status.UNASSIGNABLE),
+    ],
+)
+def test_failures_have_reasons(numbers: list, positions: list, status: Status) -> None:
+    result = assign_bonds(numbers, positions)
+    assert result.status is status
+    assert result.mol is None
+
+
+def test_no_atoms_are_too_few_and_mismatched_arrays_an_error() -> None:
+    assert assign_bonds([], np.zeros((0, 3))).status is Status.TOO_FEW_ATOMS
+    with pytest.raises(InputError, match="expected positions of shape"):
+        assign_bonds([6, 6], [[0.0, 0.0, 0.0]])
+
+
+def test_a_borderline_contact_may_stay_unbonded() -> None:
+    """Neopentane with a fifth carbon pushed to 1.25 times the bond length of the centre."""
+    numbers, positions = skeleton("CC(C)(C)CC")
+    centre = positions[1]
+    away = centre - positions[[0, 2, 3, 4]].mean(0)
+    numbers = np.append(numbers, 6)
+    # bonded to a methyl carbon, close to the quaternary one
+    methyl = positions[0]
+    direction = methyl - centre
+    side = np.cross(direction, away + np.array([0.1, 0.2, 0.3]))
+    extra = centre + 0.55 * direction + 1.65 * side / np.linalg.norm(side)
+    positions = np.vstack([positions, extra])
+    relative = relative_distances(numbers, positions)[-1]
+    assert 1.1 < relative[1] < 1.3
+    result = assign_bonds(numbers, positions)
+    assert result.status is Status.OK
+    assert result.mol.GetBondBetweenAtoms(1, 6) is None
+
+
+def test_the_total_charge_is_the_one_asked_for() -> None:
+    numbers, positions = skeleton("CC(=O)[O-]")
+    anion = assign_bonds(numbers, positions, charge=-1)
+    assert plain(anion.mol) == "CC(=O)[O-]"
+    assert Chem.GetFormalCharge(assign_bonds(numbers, positions).mol) == 0
+    assert assign_bonds(numbers, positions, charge=-4).status is Status.UNASSIGNABLE
+
+
+def test_fitting_counts_what_is_there() -> None:
+    statistics = fit_bond_statistics([conformer("C=CO"), conformer("[Na+].[Cl-]")])
+    assert statistics.n_molecules == 1
+    assert statistics.bonds.total() == 2
+    assert sum(c.total() for c in statistics.histograms["length"].values()) == 2
+    assert sum(c.total() for c in statistics.histograms["angle"].values()) == 1
+    assert set(statistics.atoms) == {(6, 1, 0), (6, 2, 0), (8, 1, 0)}
+
+
+def test_fitted_likelihoods_are_normalised() -> None:
+    """Over its range each density integrates to one and each set of states sums to one."""
+    statistics = load_bond_statistics()
+    for z in VALENCES:
+        for degree in (1, 2, 3, 4):
+            costs = statistics.state_costs(z, degree, 0)
+            if costs:
+                assert sum(np.exp(-c) for c in costs.values()) == pytest.approx(1.0)
+    state = next(s for s in statistics.state_costs(6, 2, 0) if s.n_double == 1)
+    for noise in (0.01, 0.09):
+        angles = np.arange(51.0, 180.0, 2.0)
+        density = [np.exp(-statistics.feature_cost("angle", (state, 0), a, noise)) for a in angles]
+        assert 2.0 * sum(density) == pytest.approx(1.0, abs=1e-6)
+
+
+def test_statistics_survive_json() -> None:
+    statistics = fit_bond_statistics([conformer(s) for s in SMILES[:8]])
+    again = BondStatistics.from_json(statistics.to_json())
+    assert (again.n_molecules, again.atoms, again.bonds) == (8, statistics.atoms, statistics.bonds)
+    assert again.histograms == statistics.histograms
+    assert again.to_json() == statistics.to_json()
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"n_molecules": 3, "atoms": 1}'])
+def test_other_text_is_no_statistics(text: str) -> None:
+    with pytest.raises(LoadError, match="expected bond statistics"):
+        BondStatistics.from_json(text)
+
+
+def test_nothing_to_fit_is_an_error() -> None:
+    with pytest.raises(InputError, match="none that can be used"):
+        fit_bond_statistics([])
+
+
+def test_a_missing_statistics_file_is_named(tmp_path) -> None:
+    with pytest.raises(LoadError, match="nowhere"):
+        load_bond_statistics(tmp_path / "nowhere.json")
+
+
+def test_connectivity_by_distance() -> None:
+    numbers, positions = [6, 6, 8], np.array([[0, 0, 0], [1.5, 0, 0], [4.0, 0, 0]])
+    assert relative_distances(numbers, positions)[0, 1] == pytest.approx(1.5 / 1.52)
+    assert bonded_pairs(numbers, positions) == {(0, 1)}
+    assert bonded_pairs(numbers, positions, 1.8) == {(0, 1), (1, 2)}
+    assert fragments(3, {(0, 1)}).tolist() == [0, 0, 1]
+    assert fragments(2, set()).tolist() == [0, 1]

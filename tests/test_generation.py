@@ -1,0 +1,420 @@
+"""Generation end to end with a small random force field: what it makes is nonsense, how is not."""
+
+import csv
+import json
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import ase.io
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from simgen import generation
+from simgen.errors import ConfigError, DeviceError, InputError, LoadError
+from simgen.evolution import evolve
+from simgen.finishing.status import Status
+from simgen.generation import (
+    GenerationConfig,
+    GenerationResult,
+    Generator,
+    model_digest,
+    prior_from_dict,
+    prior_to_dict,
+)
+from simgen.io import read_molecules
+from simgen.models import ForceField, NetworkConfig
+from simgen.molecules import MoleculeBatch
+from simgen.priors import Circle, Gaussian, Line, PointCloud, PriorForm
+from simgen.reference import ReferenceSet, load_reference
+from simgen.sampling import Samples
+from simgen.validation import molecule_key
+
+CONFIGS = st.builds(
+    GenerationConfig,
+    n_molecules=st.integers(1, 10**6),
+    n_heavy_atoms=st.tuples(st.integers(2, 20), st.integers(20, 200)),
+    seed=st.integers(0, 2**64 - 1),
+    prior=st.sampled_from([Gaussian(), Gaussian((1.0, 2.0, 3.0)), Line(3.0), Circle(2.0)]),
+    reference=st.text(),
+    elements=st.permutations([6, 7, 8, 16]).map(tuple),
+    n_steps=st.integers(4, 100),
+)
+
+
+@given(CONFIGS)
+def test_the_configuration_survives_json(config: GenerationConfig) -> None:
+    again = GenerationConfig.from_json(config.to_json())
+    assert again.to_dict() == config.to_dict()
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"n_heavy_atom": 3}, "unknown key 'n_heavy_atom'; expected one of elements, model"),
+        ({"n_molecules": 0}, "expected n_molecules to be an integer from 1"),
+        ({"n_molecules": 1.5}, "expected n_molecules to be an integer"),
+        ({"seed": -1}, "expected seed"),
+        ({"n_steps": 3}, "expected n_steps"),
+        ({"n_heavy_atoms": [9, 5]}, "ascending pair"),
+        ({"n_heavy_atoms": [1, 5]}, "from 2 to 200"),
+        ({"n_heavy_atoms": [1, 2, 3]}, "ascending pair"),
+        ({"elements": ["C", "C"]}, "different"),
+        ({"elements": []}, "different"),
+        ({"elements": ["C", "H"]}, "hydrogens are added at the end"),
+        ({"elements": ["Xx"]}, "expected a chemical symbol"),
+        ({"prior": {"kind": "cube"}}, "expected a prior of kind gaussian, line"),
+        ({"prior": {"kind": "gaussian", "size": 1}}, "cannot make a gaussian prior"),
+        ({"prior": {"kind": "gaussian", "covariance": [1, 1, -1]}}, "cannot make a gaussian"),
+    ],
+)
+def test_bad_configurations_name_what_is_wrong(values: dict, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        GenerationConfig.from_dict(values)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1]"])
+def test_what_is_not_a_json_object_is_no_configuration(text: str) -> None:
+    with pytest.raises(ConfigError, match="JSON"):
+        GenerationConfig.from_json(text)
+
+
+@pytest.mark.parametrize(
+    "prior",
+    [
+        Gaussian((1.0, 1.0, 8.0), strength=0.3),
+        Circle(radius=3.0),
+        Line(5.0, form=PriorForm.PUBLISHED),
+        PointCloud(torch.eye(3, dtype=torch.float64), beta=2.0),
+    ],
+)
+def test_a_prior_made_from_its_description_has_the_same_score(prior) -> None:
+    batch = MoleculeBatch.from_arrays([([6] * 4, np.arange(12.0).reshape(4, 3))])
+    again = prior_from_dict(json.loads(json.dumps(prior_to_dict(prior))))
+    torch.testing.assert_close(again.score(batch, 1.0), prior.score(batch, 1.0))
+
+
+def test_a_prior_of_ones_own_is_named_but_cannot_be_made_again() -> None:
+    class Mine(Gaussian):
+        pass
+
+    description = prior_to_dict(Mine())
+    assert description["kind"].endswith("Mine")
+    with pytest.raises(ConfigError, match="expected a prior of kind"):
+        prior_from_dict(description)
+
+
+# --- whole runs --------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def reference() -> ReferenceSet:
+    organic = load_reference("organic")
+    return ReferenceSet("some", organic.molecules[:12])
+
+
+@pytest.fixture(scope="module")
+def generator() -> Generator:
+    # Scale zero: descriptors are those of a random network, but all forces vanish.
+    config = NetworkConfig(elements=(1, 6, 7, 8, 9, 15, 16, 17, 35), n_channels=4, l_max=1)
+    return Generator(ForceField(config, scale=0.0), name="random")
+
+
+Run = Callable[..., GenerationResult]
+
+
+@pytest.fixture(scope="module")
+def run(generator: Generator, reference: ReferenceSet) -> Run:
+    defaults = {"n_steps": 6, "n_particles": 2, "seed": 5, "reference": reference}
+
+    def generate(n_molecules: int = 5, **options: object) -> GenerationResult:
+        return generator.generate(n_molecules, (3, 6), **(defaults | options))
+
+    return generate
+
+
+def assert_same(mine: GenerationResult, theirs: GenerationResult) -> None:
+    assert len(mine.attempts) == len(theirs.attempts)
+    for a, b in zip(mine.attempts, theirs.attempts, strict=True):
+        assert a.atomic_numbers.tolist() == b.atomic_numbers.tolist()
+        np.testing.assert_allclose(a.positions, b.positions, atol=1e-3)
+        similarity = pytest.approx(b.report.similarity, rel=1e-3)
+        assert replace(a.report, similarity=similarity) == b.report
+
+
+def test_the_batch_size_does_not_matter(run: Run) -> None:
+    whole = run()
+    for batch_size in (1, 3):
+        assert_same(run(batch_size=batch_size), whole)
+
+
+def test_an_attempt_does_not_depend_on_how_many_there_are(run: Run) -> None:
+    few, many = run(2), run(5)
+    for a, b in zip(few.attempts, many.attempts, strict=False):
+        np.testing.assert_allclose(a.positions, b.positions, atol=1e-3)
+
+
+def test_the_seed_is_drawn_and_recorded(run: Run) -> None:
+    first, second = run(1, seed=None), run(1, seed=None)
+    assert first.seed != second.seed
+    assert_same(run(1, seed=first.seed), first)
+
+
+def test_sizes_are_drawn_from_the_whole_range(run: Run) -> None:
+    result = run(60, n_steps=4, n_particles=1)
+    sizes = {a.report.n_heavy or len(a.atomic_numbers) for a in result.attempts}
+    assert sizes >= {3, 4, 5, 6}
+    assert max(sizes) == 6
+
+
+def test_the_callback_sees_progress_rise_to_the_end(run: Run) -> None:
+    seen: list[tuple[float, int]] = []
+    run(3, batch_size=2, callback=lambda done, total: seen.append((done, total)))
+    done = [d for d, _ in seen]
+    assert done == sorted(done)
+    assert (seen[0], seen[-1]) == ((0, 3), (3, 3))
+    assert any(d % 1 for d in done)
+
+
+# --- files -------------------------------------------------------------------------------------
+
+
+def rows(folder: Path) -> list[dict[str, str]]:
+    with (folder / "report.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_every_attempt_is_in_every_table(run: Run, tmp_path: Path) -> None:
+    result = run(out=tmp_path)
+    table = rows(tmp_path)
+    assert [row["name"] for row in table] == [f"simgen-{k:05d}" for k in range(5)]
+    frames = ase.io.read(tmp_path / "molecules.xyz", index=":")
+    assert [f.info["status"] for f in frames] == [row["status"] for row in table]
+    record = json.loads((tmp_path / "run.json").read_text())
+    assert record["counts"] == dict(Counter(row["status"] for row in table))
+    assert record["n_attempts"] == 5
+    assert record["seed"] == record["config"]["seed"] == 5
+    assert GenerationConfig.from_dict(record["config"]).to_dict() == result.config.to_dict()
+    assert record["versions"]["torch"] == torch.__version__
+    assert record["reference"]["sha256"]
+    assert set(record["timings"]) > {"sampling", "relaxation", "validation"}
+    assert (tmp_path / "grid.png").read_bytes().startswith(b"\x89PNG")
+    assert not list(tmp_path.glob("*.part"))
+
+
+def test_trajectories_end_where_the_sampling_ends(run: Run, tmp_path: Path) -> None:
+    run(3, out=tmp_path, batch_size=2, trajectory=True)
+    paths = sorted((tmp_path / "trajectories").iterdir())
+    assert [p.name for p in paths] == [f"simgen-{k:05d}.xyz" for k in range(3)]
+    frames = ase.io.read(paths[0], index=":")
+    assert [f.info["step"] for f in frames] == [2, 4, 5]
+    assert frames[-1].info["sigma"] == pytest.approx(1e-3)
+    with pytest.raises(InputError, match="output folder for the trajectories"):
+        run(1, trajectory=True)
+
+
+class InterruptionError(Exception):
+    """Stands for Ctrl-C, which pytest would take for one."""
+
+
+def interrupted(run: Run, folder: Path, *, after: float, **options: object) -> None:
+    def callback(done: float, total: int) -> None:
+        if done > after:
+            raise InterruptionError
+
+    with pytest.raises(InterruptionError):
+        run(out=folder, batch_size=2, callback=callback, **options)
+
+
+def test_an_interrupted_run_keeps_what_is_finished_and_goes_on(run: Run, tmp_path: Path) -> None:
+    whole = run(out=tmp_path / "whole", batch_size=2)
+    folder = tmp_path / "cut"
+    interrupted(run, folder, after=2.1)
+    assert len(rows(folder)) == 2
+    assert json.loads((folder / "run.json").read_text())["n_attempts"] == 2
+    # A kill may leave half a line.
+    with (folder / "attempts.jsonl").open("a") as journal:
+        journal.write('{"attempts": [{"ind')
+    # Without a seed the one of the run is taken.
+    resumed = run(out=folder, resume=True, seed=None)
+    assert_same(resumed, whole)
+    assert rows(folder)[0] == rows(tmp_path / "whole")[0]
+    assert resumed.timings["sampling"] > 0
+    again = run(out=folder, resume=True)
+    assert_same(again, whole)
+
+
+def test_only_the_same_run_can_be_resumed(
+    run: Run, generator: Generator, reference: ReferenceSet, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    with pytest.raises(LoadError, match="no run to resume"):
+        run(out=folder, resume=True)
+    run(1, out=folder)
+    with pytest.raises(ConfigError, match="already holds a run; go on with it"):
+        run(1, out=folder)
+    with pytest.raises(ConfigError, match="n_steps is 6 there and 7 here"):
+        run(1, out=folder, resume=True, n_steps=7)
+    with pytest.raises(ConfigError, match="prior is"):
+        run(1, out=folder, resume=True, prior=Circle())
+    other = ReferenceSet("some", reference.molecules[1:])
+    with pytest.raises(ConfigError, match="molecules is"):
+        run(1, out=folder, resume=True, reference=other)
+    retrained = Generator(ForceField(generator.model.config, seed=1), name="random")
+    with pytest.raises(ConfigError, match="weights is"):
+        retrained.generate(
+            1, (3, 6), out=folder, resume=True, reference=reference, n_steps=6, n_particles=2
+        )
+    journal = folder / "attempts.jsonl"
+    journal.write_text("{\n" + journal.read_text())
+    with pytest.raises(LoadError, match="damaged"):
+        run(1, out=folder, resume=True)
+
+
+# --- what can go wrong -------------------------------------------------------------------------
+
+
+def test_a_chunk_that_is_too_large_is_cut(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = run()
+    sizes: list[int] = []
+
+    def scarce(score, batch, *arguments, **options):
+        sizes.append(len(batch))
+        if len(batch) > 2:
+            raise torch.OutOfMemoryError
+        return evolve(score, batch, *arguments, **options)
+
+    monkeypatch.setattr(generation, "evolve", scarce)
+    assert_same(run(), whole)
+    assert sizes == [5, 2, 2, 1]
+
+
+def test_one_molecule_that_is_too_large_is_an_error(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def scarce(*arguments, **options):
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(generation, "evolve", scarce)
+    with pytest.raises(DeviceError, match="not enough memory on cpu for one molecule"):
+        run()
+
+
+def test_chunks_fit_the_memory(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = run()
+    sizes: list[int] = []
+
+    def watched(score, batch, *arguments, **options):
+        sizes.append(len(batch))
+        return evolve(score, batch, *arguments, **options)
+
+    monkeypatch.setattr(generation, "evolve", watched)
+    monkeypatch.setattr(generation, "memory_budget", lambda device: 0)
+    assert_same(run(batch_size=4), whole)
+    assert sizes == [1] * 5
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"elements": ["C", "Si"]}, "random lacks Si; it knows H, C, N"),
+        ({"elements": ["C", "Zz"]}, "expected a chemical symbol"),
+        ({"batch_size": 0}, "batch_size >= 1"),
+        ({"n_steps": 2}, "expected n_steps"),
+        ({"seed": -1}, "expected seed"),
+    ],
+)
+def test_bad_arguments(run: Run, options: dict, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        run(**options)
+
+
+def test_a_model_without_hydrogen_cannot_finish_molecules(reference: ReferenceSet) -> None:
+    model = ForceField(NetworkConfig(elements=(6, 7, 8), n_channels=4, l_max=1))
+    with pytest.raises(InputError, match="lacks H"):
+        Generator(model).generate(1, 3, reference=reference, n_steps=4)
+
+
+def test_model_digests_tell_weights_apart(generator: Generator) -> None:
+    config = generator.model.config
+    assert model_digest(ForceField(config, scale=0.0)) == model_digest(generator.model)
+    assert model_digest(ForceField(config, scale=0.0, seed=1)) != model_digest(generator.model)
+
+
+# --- finishing, from skeletons of real molecules -----------------------------------------------
+
+
+@pytest.fixture
+def real(monkeypatch: pytest.MonkeyPatch, reference: ReferenceSet) -> list[str]:
+    """Replace the sampler by one that returns heavy atoms of real molecules, and some junk."""
+    chosen = [m for m in reference.molecules if m.kept.sum() == (m.atomic_numbers > 1).sum()][:3]
+    skeletons = [(m.atomic_numbers[m.kept], m.positions[m.kept]) for m in (*chosen, chosen[0])]
+    far = np.arange(4.0)[:, None] * [0.0, 0.0, 50.0]
+    skeletons += [([6, 6, 6, 6], far), ([6, 8], [[0.0, 0.0, 0.0], [0.0, 0.0, 1.42]])]
+
+    def sample(score, batch, sigmas, *, noise, **options):
+        indices = noise.sample_idx.tolist()
+        batch = MoleculeBatch.from_arrays([skeletons[k] for k in indices])
+        return Samples(batch, torch.tensor([k != 5 for k in indices]))
+
+    monkeypatch.setattr(generation, "evolve", sample)
+    return [molecule_key(m.mol) for m in chosen]
+
+
+@pytest.mark.parametrize("resumed", [False, True])
+def test_real_skeletons_become_the_molecules_they_are_from(
+    run: Run, real: list[str], tmp_path: Path, resumed: bool
+) -> None:
+    result = run(6, out=tmp_path)
+    if resumed:
+        result = run(6, out=tmp_path, resume=True)
+    reports = result.reports
+    statuses = [r.status for r in reports]
+    assert statuses == [Status.OK] * 4 + [Status.TOO_FEW_ATOMS, Status.NONFINITE]
+    assert [molecule_key(r.smiles) for r in reports[:4]] == [*real, real[0]]
+    assert [r.duplicate_of for r in reports] == [None] * 3 + ["simgen-00000"] + [None] * 2
+    assert all(r.known_in_reference for r in reports[:4])
+    assert reports[4].n_dropped == 4
+    assert reports[5].similarity is None
+
+    assert len(result.molecules) == len(result.atoms) == 4
+    for mol, atoms in zip(result.molecules, result.atoms, strict=True):
+        assert mol.GetNumAtoms() == len(atoms)
+        np.testing.assert_allclose(mol.GetConformer().GetPositions(), atoms.positions, atol=1e-5)
+    records = read_molecules(tmp_path / "molecules.sdf")
+    assert [molecule_key(r.mol) for r in records] == [*real, real[0]]
+    assert records[3].mol.GetProp("duplicate_of") == "simgen-00000"
+    assert records[0].name == "simgen-00000"
+    assert float(records[0].mol.GetProp("qed")) == pytest.approx(reports[0].qed, rel=1e-3)
+    assert records[0].n_missing_hydrogens == 0
+    frames = ase.io.read(tmp_path / "molecules.xyz", index=":")
+    assert len(frames[4]) == 4  # the skeleton, as finishing failed
+
+
+def test_a_reference_without_bonds_knows_no_molecules(
+    run: Run, real: list[str], reference: ReferenceSet
+) -> None:
+    bare = ReferenceSet("bare", tuple(replace(m, mol=None) for m in reference.molecules))
+    assert [r.known_in_reference for r in run(3, reference=bare).reports] == [None] * 3
+
+
+def test_forces_that_stay_large_are_a_status(
+    run: Run, real: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(generation, "_RELAXATION_STEPS", 3)
+
+    def pull(self, batch: MoleculeBatch) -> tuple[torch.Tensor, torch.Tensor]:
+        forces = torch.zeros_like(batch.positions)
+        if not batch.fixed.any():  # a push on everything changes no bond
+            forces[:, 0] = 0.1
+        return -batch.sum_per_molecule(0.1 * batch.positions[:, 0]), forces
+
+    monkeypatch.setattr(ForceField, "energy_and_forces", pull)
+    report = run(1).reports[0]
+    assert report.status is Status.UNCONVERGED
+    assert report.detail == "forces above 0.03 eV/A after 3 steps"
+    assert report.relaxation_energy > 0
