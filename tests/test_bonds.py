@@ -1,10 +1,12 @@
 """Bond assignment: known molecules come back from bare positions, and nothing else leaves."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from rdkit import Chem
+from rdkit import Chem, RDConfig
 from rdkit.Chem import AllChem
 
 from simgen.errors import InputError, LoadError
@@ -23,7 +25,6 @@ SMILES = [
     "C=C",
     "C#C",
     "CC#N",
-    "C=C=C",
     "O=C=O",
     "CC(=O)O",
     "NC(N)=O",
@@ -74,6 +75,12 @@ def test_molecules_come_back_from_bare_positions(smiles: str) -> None:
     assert [a.GetAtomicNum() for a in result.mol.GetAtoms()] == numbers.tolist()
     assert np.array_equal(result.mol.GetConformer().GetPositions(), positions)
     assert all(a.GetNoImplicit() for a in result.mol.GetAtoms())
+
+
+def test_positions_known_to_be_exact_tell_more() -> None:
+    """A cumulated double bond is rarer than a badly measured alkyne."""
+    result = assign_bonds(*skeleton("C=C=C"), noise=0.01)
+    assert plain(result.mol) == "C=C=C"
 
 
 @pytest.mark.parametrize("smiles", ["CCO", "c1ccccc1", "CC(=O)O", "O=[N+]([O-])c1ccccc1"])
@@ -200,6 +207,40 @@ def test_fitted_likelihoods_are_normalised() -> None:
         assert 2.0 * sum(density) == pytest.approx(1.0, abs=1e-6)
 
 
+@pytest.mark.parametrize("first", [(6, 1), (6, 2), (7, 3), (16, 4)])
+@pytest.mark.parametrize("second", [(6, 3), (6, 2), (8, 1)])
+def test_pairs_of_states_sum_to_one(first: tuple[int, int], second: tuple[int, int]) -> None:
+    statistics = load_bond_statistics()
+    rows, columns = (statistics.state_costs(*end, None) for end in (first, second))
+    total = sum(
+        np.exp(-rows[a] - columns[b] - statistics.pair_cost(a, b, order))
+        for a in rows
+        for b in columns
+        for order in (1, 2, 3)
+    )
+    assert total == pytest.approx(1.0, abs=1e-6)
+
+
+def test_most_molecules_of_a_public_collection_come_back() -> None:
+    lines = (Path(RDConfig.RDDataDir) / "NCI" / "first_5K.smi").read_text().splitlines()
+    found = []
+    for line in lines[4000:4100]:
+        mol = Chem.MolFromSmiles(line.split()[0])
+        if mol is None or "." in line or Chem.GetFormalCharge(mol) or mol.GetNumAtoms() > 16:
+            continue
+        if not all(a.GetAtomicNum() in VALENCES for a in mol.GetAtoms()):
+            continue
+        mol = Chem.AddHs(mol)
+        if AllChem.EmbedMolecule(mol, randomSeed=1) == 0:
+            AllChem.MMFFOptimizeMolecule(mol)
+            bare = Chem.RemoveHs(mol)
+            numbers = [a.GetAtomicNum() for a in bare.GetAtoms()]
+            result = assign_bonds(numbers, bare.GetConformer().GetPositions())
+            found.append(result.mol is not None and plain(result.mol) == plain(mol))
+    assert len(found) > 30
+    assert np.mean(found) >= 0.9
+
+
 def test_statistics_survive_json() -> None:
     statistics = fit_bond_statistics([conformer(s) for s in SMILES[:8]])
     again = BondStatistics.from_json(statistics.to_json())
@@ -219,7 +260,7 @@ def test_nothing_to_fit_is_an_error() -> None:
         fit_bond_statistics([])
 
 
-def test_a_missing_statistics_file_is_named(tmp_path) -> None:
+def test_a_missing_statistics_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(LoadError, match="nowhere"):
         load_bond_statistics(tmp_path / "nowhere.json")
 

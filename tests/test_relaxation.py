@@ -78,7 +78,7 @@ def test_clusters_relax_to_the_minima_that_scipy_finds_nearby() -> None:
 
 
 def test_one_together_is_one_alone() -> None:
-    start = batch_of(4, 2, 7, 3, seed=2)
+    start = batch_of(4, 2, 6, 3, seed=2)
     together = relax(lennard_jones, start, f_max=0.01)
     for k, alone_start in enumerate(start.split()):
         alone = relax(lennard_jones, alone_start, f_max=0.01)

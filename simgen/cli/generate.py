@@ -36,17 +36,28 @@ SHAPES = {
 }
 
 
-def make_prior(shape: Shape, n_heavy_atoms: tuple[int, int]) -> Prior:
-    """Return the prior of a shape, of the size that suits the middle of a range of atoms."""
-    from simgen.priors import ATOMS_PER_ANGSTROM, Circle, Gaussian, Line
+def make_prior(name: str, n_heavy_atoms: tuple[int, int]) -> Prior:
+    """Return the prior of a shape.
 
+    Ready shapes have a size of their own; the others get the one that suits the middle of the range
+    of heavy atoms.
+    """
+    from simgen.priors import ATOMS_PER_ANGSTROM, Circle, Gaussian, Line
+    from simgen.shapes import list_shapes, load_shape
+
+    if name not in SHAPES:
+        ready = [shape.name for shape in list_shapes()]
+        if name not in ready:
+            known = ", ".join([*SHAPES, *ready])
+            raise InputError(f"expected --shape to be one of {known}, got {name!r}")
+        return load_shape(name)
     length = sum(n_heavy_atoms) / 2 / ATOMS_PER_ANGSTROM
     make: dict[Shape, Callable[[], Prior]] = {
         Shape.GAUSSIAN: Gaussian,
         Shape.LINE: lambda: Line(length),
         Shape.CIRCLE: lambda: Circle(length / (2 * math.pi)),
     }
-    return make[shape]()
+    return make[Shape(name)]()
 
 
 def parse_sizes(text: str) -> tuple[int, int]:
@@ -74,8 +85,12 @@ def priors() -> None:
 @priors_app.command("list")
 def list_priors() -> None:
     """List the shapes."""
-    for shape, description in SHAPES.items():
-        typer.echo(f"{shape:10}{description}")
+    from simgen.shapes import list_shapes
+
+    for name, description in SHAPES.items():
+        typer.echo(f"{name:12}{description}")
+    for ready in list_shapes():
+        typer.echo(f"{ready.name:12}{ready.description}; suits {ready.n_heavy_atoms} heavy atoms")
 
 
 def generate(
@@ -84,9 +99,9 @@ def generate(
     heavy_atoms: Annotated[
         str, typer.Option(metavar="K|K1-K2", help="Heavy atoms of each molecule, or their range.")
     ] = "12",
-    shape: Annotated[Shape, typer.Option(help="What shape the molecules are given.")] = (
-        Shape.GAUSSIAN
-    ),
+    shape: Annotated[
+        str, typer.Option(metavar="NAME", help="Shape to give: a name of `simgen priors list`.")
+    ] = Shape.GAUSSIAN,
     reference: Annotated[
         str, typer.Option(help="Reference molecules: a shipped set, or an SDF, SMILES or XYZ file.")
     ] = "organic",

@@ -11,6 +11,7 @@ import csv
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from rdkit import Chem, RDConfig, rdBase
@@ -66,9 +67,10 @@ def _existing(path: Path) -> Path:
     return path
 
 
+@lru_cache(maxsize=4)
 def load_collections(
     min_heavy_atoms: int = 2, max_heavy_atoms: int = 30
-) -> list[CollectionMolecule]:
+) -> tuple[CollectionMolecule, ...]:
     """Distinct neutral closed-shell molecules of the collections, in a fixed order.
 
     Of salts and mixtures the largest component is taken. Stereochemistry is kept.
@@ -89,7 +91,7 @@ def load_collections(
                 continue
             canonical = Chem.MolToSmiles(mol)
             molecules.setdefault(canonical, CollectionMolecule(canonical, source))
-    return sorted(molecules.values(), key=lambda m: (stable_hash(m.smiles), m.smiles))
+    return tuple(sorted(molecules.values(), key=lambda m: (stable_hash(m.smiles), m.smiles)))
 
 
 def is_supported(mol: Chem.Mol) -> bool:

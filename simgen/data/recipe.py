@@ -7,7 +7,7 @@ seeded by the SMILES' hash, so a task gives the same geometries whenever and whe
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -170,7 +170,7 @@ def _split(smiles: str) -> str:
     return scaffold_split(Chem.MolFromSmiles(smiles))
 
 
-def _fragments(molecules: list[CollectionMolecule], n: int, known: set[str]) -> list[str]:
+def _fragments(molecules: Sequence[CollectionMolecule], n: int, known: set[str]) -> list[str]:
     """Most frequent pieces of 1-9 heavy atoms left by cutting one to three acyclic single bonds."""
     counts: Counter[str] = Counter()
     cuttable = Chem.MolFromSmarts("[!#1]-!@[!#1]")

@@ -60,7 +60,7 @@ REACH_FACTOR = 1.3
 """Pairs between firm and this one may be bonded, at a cost."""
 NOISE_LEVELS = (0.01, 0.04, 0.09)
 """Positional noise, angstrom per coordinate, that are tried when none is given."""
-MEAN_NOISE = 0.04
+MEAN_NOISE = 0.015
 """Noise is taken to be distributed exponentially with this mean, in angstrom."""
 
 VALENCES: Mapping[int, tuple[tuple[int, int], ...]] = {

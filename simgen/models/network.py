@@ -357,7 +357,7 @@ class ForceField(nn.Module):
             dim=1,
         )
         harmonics = hoods.from_edges(spherical_harmonics(unit, self.config.l_max)) * signs
-        harmonics = harmonics.reshape(batch.n_atoms, hoods.width, -1)
+        harmonics = harmonics.reshape(batch.n_atoms, hoods.width, (self.config.l_max + 1) ** 2)
         one_hot = F.one_hot(element, len(self.elements)).to(radial.dtype)
         current = (one_hot @ (self.embedding / math.sqrt(len(self.elements))))[None]
         features = []
