@@ -387,6 +387,18 @@ class SimilarityKernel:
         return -log_k
 
 
+    def reference_energies(self, sigma: float) -> Tensor:
+        """Energies of the reference's own atoms, each compared with all others: (n_environments,).
+
+        What an atom of a real molecule gets from references that it is not part of.
+        """
+        precision = kernel_sharpness(sigma) * self._inverse_scale[0]
+        precision = precision.expand(len(self._references))
+        log_k, _ = log_kernel(self._references, self._references, precision, with_gradient=False)
+        # Its own term in the sum is exp(0).
+        return -(log_k + torch.log(-torch.expm1(-log_k.clamp(min=0.0))))
+
+
 # --- the rest ----------------------------------------------------------------------------------
 
 

@@ -214,6 +214,7 @@ def evolve(
     noise: Noise,
     settings: EvolutionSettings | None = None,
     heun_settings: HeunSettings | None = None,
+    first_step: int = 0,
     callback: Callback | None = None,
 ) -> Samples:
     """Sample positions and elements together.
@@ -239,6 +240,8 @@ def evolve(
         Constants of the evolution.
     heun_settings : HeunSettings, optional
         Constants of the sampler.
+    first_step : int
+        Index of the first step, for the random numbers, if these levels are part of a longer run.
     callback : callable, optional
         Called after each block with the survivors.
 
@@ -263,8 +266,7 @@ def evolve(
     first_atom = torch.cumsum(counts, 0) - counts
     is_copy = particles.molecule_idx % n_particles > 0
     original_atoms = torch.nonzero(~is_copy).squeeze(1)
-    if particles.positions.device.type == "cpu":
-        score = _FamilyScore(score, particles, n_particles)
+    score = independent(score, particles, n_particles)
     if evolving:
         atom_energies = score.atom_energies(particles, levels[0])
 
@@ -284,7 +286,7 @@ def evolve(
                 palette=settings.palette,
                 mutated_fraction=settings.mutated_fraction,
                 noise=noise,
-                step=step,
+                step=first_step + step,
             )
             numbers = torch.where(is_copy, mutants.atomic_numbers, particles.atomic_numbers)
             particles = particles.replace(atomic_numbers=numbers)
@@ -294,7 +296,7 @@ def evolve(
             levels[step : end + 1],
             noise=noise,
             settings=heun_settings,
-            first_step=step,
+            first_step=first_step + step,
             finite=finite,
         )
         if evolving:
@@ -310,7 +312,7 @@ def evolve(
                     math.inf if end == last_step else 1.0 / temperature(levels[end], levels[0])
                 ),
                 noise=noise,
-                step=end,
+                step=first_step + end,
             )
             survivors = (family * n_particles + chosen).repeat_interleave(n_particles)
             source = first_atom[survivors][particles.molecule_idx] + local_idx
@@ -323,6 +325,18 @@ def evolve(
         if callback is not None:
             callback(Progress(end, levels[end], originals()))
     return Samples(originals(), finite[::n_particles])
+
+
+def molecule_energies(score: EnergyScore, batch: MoleculeBatch, sigma: float) -> Tensor:
+    """Energy of each molecule, the sum over its atoms: shape (n_molecules,), float64."""
+    energies = independent(score, batch, 1).atom_energies(batch, sigma)
+    return batch.sum_per_molecule(energies.to(torch.float64))
+
+
+def independent(score: EnergyScore, batch: MoleculeBatch, n_particles: int) -> EnergyScore:
+    """Make the score of a molecule independent of the batch it is in, bit for bit, on the CPU."""
+    on_cpu = batch.positions.device.type == "cpu"
+    return _FamilyScore(score, batch, n_particles) if on_cpu else score
 
 
 class _FamilyScore:

@@ -43,6 +43,7 @@ from simgen.models import ForceField, load_model
 from simgen.molecules import MoleculeBatch
 from simgen.noise import Noise, Stream
 from simgen.priors import Circle, Gaussian, Line, PointCloud, Prior, PriorForm
+from simgen.refinement import RefinementSettings, refine
 from simgen.reference import ReferenceSet, load_reference
 from simgen.sampling import Progress, Samples, start_molecules
 from simgen.schedules import N_STEPS, noise_levels
@@ -63,8 +64,8 @@ _ATOMS_PER_HEAVY_ATOM = 2.5
 _COPIES = 4
 """How often the features of an edge are held at a time while forces are computed."""
 
-_SAMPLING_SHARE = 0.8
-"""Share of the time of a chunk that sampling takes, for the progress report; finishing the rest."""
+_SAMPLING_SHARE = 0.5
+"""Share of the time of a chunk that the first pass of sampling takes, for the progress report."""
 
 _F_MAX = 0.03
 """Largest force left by relaxations, eV/angstrom."""
@@ -101,6 +102,8 @@ class GenerationConfig:
         Noise levels.
     n_particles : int
         Copies of each molecule in element evolution.
+    n_refinements : int
+        Rounds in which samples that do not look like the reference yet are sampled on.
 
     Raises
     ------
@@ -117,6 +120,7 @@ class GenerationConfig:
     elements: tuple[int, ...] = (6, 7, 8)
     n_steps: int = N_STEPS
     n_particles: int = 10
+    n_refinements: int = RefinementSettings().n_rounds
 
     def __post_init__(self) -> None:
         for name in ("n_heavy_atoms", "elements"):
@@ -125,6 +129,7 @@ class GenerationConfig:
             ("n_molecules", 1, 2**32 - 1),
             ("n_steps", 4, 100_000),
             ("n_particles", 1, 2**24 - 1),
+            ("n_refinements", 0, 1000),
             ("seed", 0, 2**64 - 1),
         ):
             value = getattr(self, name)
@@ -415,6 +420,7 @@ class Generator:
         elements: Sequence[str] = ("C", "N", "O"),
         n_steps: int = N_STEPS,
         n_particles: int = 10,
+        n_refinements: int = RefinementSettings().n_rounds,
         seed: int | None = None,
         batch_size: int | None = None,
         out: str | Path | None = None,
@@ -440,6 +446,8 @@ class Generator:
             Noise levels.
         n_particles : int
             Copies of each molecule in element evolution.
+        n_refinements : int
+            Rounds in which samples that do not look like the reference yet are sampled on.
         seed : int, optional
             By default one is drawn; the result has it.
         batch_size : int, optional
@@ -493,6 +501,7 @@ class Generator:
             elements=tuple(atomic_number(symbol) for symbol in elements),
             n_steps=n_steps,
             n_particles=n_particles,
+            n_refinements=n_refinements,
         )
         if batch_size is not None and batch_size < 1:
             raise InputError(f"expected batch_size >= 1, got {batch_size}")
@@ -535,6 +544,8 @@ class _Run:
             descriptor = ForceFieldDescriptor(model)
             environments = chosen.environments(descriptor, dtype=self.dtype, device=self.device)
             kernel = SimilarityKernel(descriptor, environments)
+            self.levels = noise_levels(config.n_steps).tolist()
+            self.goal = float(kernel.reference_energies(self.levels[-1]).median())
         self.score = SimilarityScore(kernel, [Repulsion(), config.prior])
         self.provenance: dict[str, Any] = {
             "model": {"name": config.model, "sha256": model_digest(model)},
@@ -611,7 +622,8 @@ class _Run:
         frames: list[Progress] = []
 
         def on_progress(progress: Progress) -> None:
-            self._report(n_done + _SAMPLING_SHARE * len(chunk) * progress.step / (n_levels - 1))
+            share = _SAMPLING_SHARE * progress.step / (len(self.levels) - 1)
+            self._report(n_done + share * len(chunk))
             if self.trajectory:
                 frames.append(progress)
 
@@ -626,13 +638,21 @@ class _Run:
                 atomic_number=6 if 6 in palette.elements else palette.elements[0],
                 dtype=self.dtype,
             )
-            levels = noise_levels(self.config.n_steps).tolist()
-            n_levels = len(levels)
             settings = EvolutionSettings(n_particles=self.config.n_particles, palette=palette)
             samples = evolve(
-                self.score, start, levels, noise=noise, settings=settings, callback=on_progress
+                self.score, start, self.levels, noise=noise, settings=settings, callback=on_progress
             )
-            skeletons = self._skeletons(chunk, samples, levels[-1])
+        with self._timed("refinement"):
+            samples = refine(
+                self.score,
+                samples,
+                self.levels,
+                self.goal,
+                noise=noise,
+                settings=RefinementSettings(n_rounds=self.config.n_refinements),
+                evolution=settings,
+            )
+            skeletons = self._skeletons(chunk, samples, self.levels[-1])
         if self.folder is not None and frames:
             self.folder.write_trajectories(chunk, frames)
         return self._finish(skeletons)

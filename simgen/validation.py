@@ -6,6 +6,7 @@ fails it, and what was found. Nothing here raises for bad chemistry.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, fields, replace
 from functools import lru_cache
@@ -480,20 +481,23 @@ def check_gfn2(mol: Chem.Mol, *, f_max: float = 0.03, max_steps: int = 300) -> G
     MissingDependencyError
         If tblite is not installed.
     """
-    numbers = [atom.GetAtomicNum() for atom in mol.GetAtoms()]
-    result = xtb.relax(
-        numbers,
-        _positions(mol),
-        f_max=f_max,
-        max_steps=max_steps,
-        charge=Chem.GetFormalCharge(mol),
-    )
+    numbers = np.array([atom.GetAtomicNum() for atom in mol.GetAtoms()])
+    try:
+        path = xtb.relax(
+            numbers,
+            _positions(mol),
+            f_max=f_max,
+            max_steps=max_steps,
+            charge=Chem.GetFormalCharge(mol),
+        )
+    except xtb.XtbError:
+        return Gfn2Check(False, math.nan, math.nan, False, Chem.Mol(mol))
     relaxed = Chem.Mol(mol)
-    relaxed.GetConformer().SetPositions(result.batch.positions.numpy())
-    heavy = [(i, i) for i, z in enumerate(numbers) if z > 1]
+    relaxed.GetConformer().SetPositions(path.positions[-1])
+    heavy = [(i, i) for i, z in enumerate(numbers.tolist()) if z > 1]
     return Gfn2Check(
-        converged=bool(result.converged[0]),
-        relaxation_energy=float(result.initial_energies[0] - result.energies[0]) * EV_TO_KCAL,
+        converged=path.converged,
+        relaxation_energy=float(path.energies[0] - path.energies[-1]) * EV_TO_KCAL,
         rmsd=float(rdMolAlign.AlignMol(Chem.Mol(relaxed), mol, atomMap=heavy)),
         graph_kept=check_graph_kept(relaxed).passed,
         mol=relaxed,

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 from rdkit import Chem
 
-from simgen.data import build, collections, gfn2, recipe
+from simgen import xtb
+from simgen.data import build, collections, recipe
 from simgen.data.build import Dataset, build_dataset
 from simgen.data.recipe import KINDS, Kind, Origin, Recipe, Task
 from simgen.data.references import write_references
@@ -57,7 +58,7 @@ def test_labels_are_those_of_gfn2_and_the_same_every_time() -> None:
     kinds = [g.kind for g in labelled]
     assert {Kind.RELAXED, Kind.DISPLACED_TO_50, Kind.STRETCHED, Kind.RAW} <= set(kinds)
     for geometry in labelled:
-        energy, forces = gfn2.GFN2(geometry.numbers)(geometry.positions)
+        energy, forces = xtb.GFN2(geometry.numbers)(geometry.positions)
         assert geometry.energy == pytest.approx(energy, abs=1e-3)
         np.testing.assert_allclose(geometry.forces, forces, atol=2e-2)
     relaxed = labelled[kinds.index(Kind.RELAXED)]
@@ -72,10 +73,10 @@ def test_labels_are_those_of_gfn2_and_the_same_every_time() -> None:
 def test_forces_are_the_gradient_of_the_energy() -> None:
     numbers = np.array([8, 1, 1])
     x = np.array([[0.0, 0.0, 0.1], [0.8, 0.0, -0.5], [-0.75, 0.1, -0.5]])
-    _, forces = gfn2.GFN2(numbers)(x)
+    _, forces = xtb.GFN2(numbers)(x)
     step = np.zeros_like(x)
     step[1, 0] = 1e-3
-    difference = (gfn2.GFN2(numbers)(x + step)[0] - gfn2.GFN2(numbers)(x - step)[0]) / 2e-3
+    difference = (xtb.GFN2(numbers)(x + step)[0] - xtb.GFN2(numbers)(x - step)[0]) / 2e-3
     assert -difference == pytest.approx(forces[1, 0], abs=1e-3)
 
 

@@ -234,25 +234,15 @@ def test_gfn2() -> None:
     assert not torn.graph_kept
 
 
-def test_gfn2_forces_are_minus_the_gradient_of_its_energy() -> None:
+def test_gfn2_of_nonsense_is_a_failed_check() -> None:
     pytest.importorskip("tblite")
-    numbers = [a.GetAtomicNum() for a in ETHANOL.GetAtoms()]
-    x = ETHANOL.GetConformer().GetPositions()
-    potential = xtb.GFN2(numbers)
-    _, forces = potential.energy_and_forces(x)
-    step = np.zeros_like(x)
-    step[2, 1] = 1e-3
-    plus, minus = (potential.energy_and_forces(x + s)[0] for s in (step, -step))
-    assert -(plus - minus) / 2e-3 == pytest.approx(forces[2, 1], abs=2e-3)
-    again = xtb.GFN2(numbers).energy_and_forces(x)[0]
-    assert again == pytest.approx(potential.energy_and_forces(x)[0], abs=1e-3)
-
-
-def test_gfn2_of_nonsense_is_not_a_number() -> None:
-    pytest.importorskip("tblite")
-    energy, forces = xtb.GFN2([6, 6]).energy_and_forces(np.zeros((2, 3)))
-    assert np.isnan(energy)
-    assert np.isnan(forces).all()
+    with pytest.raises(xtb.XtbError):
+        xtb.GFN2(np.array([6, 6]))(np.zeros((2, 3)))
+    ruined = Chem.Mol(ETHANOL)
+    ruined.GetConformer().SetPositions(np.zeros((ruined.GetNumAtoms(), 3)))
+    check = check_gfn2(ruined)
+    assert not check.graph_kept
+    assert np.isnan(check.relaxation_energy)
 
 
 @pytest.mark.parametrize("package", ["posebusters", "tblite"])

@@ -120,6 +120,12 @@ def generate(
         int,
         typer.Option(min=1, help="Copies of each molecule that compete.", rich_help_panel=_METHOD),
     ] = 10,
+    refinements: Annotated[
+        int,
+        typer.Option(
+            min=0, help="Rounds for samples that do not fit yet.", rich_help_panel=_METHOD
+        ),
+    ] = 6,
     model: Model = "small",
     device: Device = "auto",
     batch_size: Annotated[
@@ -144,6 +150,7 @@ def generate(
                 elements=[symbol for symbol in elements.split(",") if symbol.strip()],
                 n_steps=steps,
                 n_particles=particles,
+                n_refinements=refinements,
                 seed=seed,
                 batch_size=batch_size,
                 out=out,

@@ -26,7 +26,7 @@ from simgen.data.collections import (
     stable_hash,
 )
 from simgen.elements import COVALENT_RADII
-from simgen.data.gfn2 import GFN2, XtbError, relax
+from simgen.xtb import GFN2, XtbError, relax
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]

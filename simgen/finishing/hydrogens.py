@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import numpy as np
-from rdkit import Chem
+from rdkit import Chem, rdBase
+from rdkit.Chem import rdForceFieldHelpers
 
 from simgen.errors import InputError
+
+_SETTLING_STEPS = 200
+"""Steps of the classical relaxation of the hydrogens; more change nothing that matters."""
 
 
 def add_hydrogens(mol: Chem.Mol) -> Chem.Mol:
     """Return the molecule with its hydrogens as atoms, at ideal positions.
 
-    Heavy atoms keep their positions and their order; hydrogens follow them. Positions come from
-    bond lengths and the directions that the heavy neighbours leave free; clashes are left to the
-    relaxation.
+    Heavy atoms keep their positions and their order; hydrogens follow them. They begin where bond
+    lengths and the directions that the heavy neighbours leave free put them, and are then settled
+    in MMFF94 (UFF where that lacks parameters), which knows the bonds, so that hydrogens that
+    were placed on top of each other part instead of bonding.
 
     Parameters
     ----------
@@ -39,7 +44,32 @@ def add_hydrogens(mol: Chem.Mol) -> Chem.Mol:
         )
     complete = Chem.AddHs(mol, addCoords=True)
     _separate(complete)
+    _settle(complete)
     return complete
+
+
+def _settle(mol: Chem.Mol) -> None:
+    """Relax the hydrogens in place, heavy atoms fixed, in a classical force field."""
+    before = Chem.Conformer(mol.GetConformer())
+    with rdBase.BlockLogs():
+        Chem.SanitizeMol(mol)
+        if rdForceFieldHelpers.MMFFHasAllMoleculeParams(mol):
+            properties = rdForceFieldHelpers.MMFFGetMoleculeProperties(mol)
+            field = rdForceFieldHelpers.MMFFGetMoleculeForceField(mol, properties)
+        elif rdForceFieldHelpers.UFFHasAllMoleculeParams(mol):
+            field = rdForceFieldHelpers.UFFGetMoleculeForceField(mol)
+        else:
+            return
+    if field is None:
+        return
+    field.Initialize()
+    for atom in mol.GetAtoms():
+        if atom.GetAtomicNum() > 1:
+            field.AddFixedPoint(atom.GetIdx())
+    field.Minimize(maxIts=_SETTLING_STEPS)
+    if not np.isfinite(mol.GetConformer().GetPositions()).all():
+        mol.RemoveAllConformers()
+        mol.AddConformer(before)
 
 
 def _separate(mol: Chem.Mol) -> None:

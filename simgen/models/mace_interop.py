@@ -73,12 +73,7 @@ def from_mace(mace: Any) -> ForceField:
     """Convert a mace-torch model in memory; see :func:`import_mace`."""
     config = _config_of(mace)
     dtype = mace.node_embedding.linear.weight.dtype
-    model = ForceField(
-        config,
-        atomic_energies=mace.atomic_energies_fn.atomic_energies.double().reshape(-1).tolist(),
-        scale=float(mace.scale_shift.scale),
-        shift=float(mace.scale_shift.shift),
-    ).to(torch.float64)
+    model = ForceField(config).to(torch.float64)
     with torch.no_grad():
         for ours, theirs in _weights(model, mace):
             ours.copy_(theirs.reshape(ours.shape))
@@ -245,6 +240,9 @@ def _config_of(mace: Any) -> NetworkConfig:
 
 def _weights(model: ForceField, mace: Any) -> Iterator[tuple[Tensor, Tensor]]:
     """Pairs of our weights and theirs that differ in shape only."""
+    yield model.atomic_energies, mace.atomic_energies_fn.atomic_energies
+    yield model.scale, mace.scale_shift.scale
+    yield model.shift, mace.scale_shift.shift
     yield model.embedding, mace.node_embedding.linear.weight
     for layer, interaction, product in zip(
         model.layers, mace.interactions, mace.products, strict=True

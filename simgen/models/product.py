@@ -10,18 +10,21 @@ arXiv:2206.07697, eq. 10 and 11. R. Drautz, Phys. Rev. B 99, 014104 (2019).
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from functools import lru_cache
 from itertools import combinations_with_replacement
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from simgen.models.angular import wigner_3j
-from simgen.models.constants import ConstantsModule
 
-_RANK_TOLERANCE = 1e-8
+_TOLERANCE = 1e-8
+"""Couplings are of order one; below this they are rounding errors."""
 
 
 Coupling = tuple[int, int, tuple[int, ...], NDArray[np.float64]]
@@ -102,7 +105,7 @@ def symmetric_basis(l_max: int, l_out: int, degree: int) -> tuple[NDArray[np.flo
             for q in basis:
                 rest -= (q * rest).sum() * q
             norm = np.sqrt((rest * rest).sum())
-            if norm > _RANK_TOLERANCE:
+            if norm > _TOLERANCE:
                 basis.append(rest / norm)
         overlaps = np.array([[(q * column).sum() for column in columns] for q in basis])
         result += [q * np.linalg.norm(row) for q, row in zip(basis, overlaps, strict=True)]
@@ -111,7 +114,135 @@ def symmetric_basis(l_max: int, l_out: int, degree: int) -> tuple[NDArray[np.flo
     return (np.stack(result) if result else empty), sum(map(len, groups.values()))
 
 
-class SymmetricProduct(ConstantsModule):
+# Sums of products of two variables, by the variable that they are multiplied with.
+_Terms = dict[int, list[tuple[int, int, float]]]
+
+
+class SparsePolynomials:
+    """Polynomials up to degree 3 of a few variables, each with few monomials.
+
+    Variables are rows of a matrix with as many columns as there are atoms times channels. The
+    constant 1 is one variable more, so that all monomials have three factors.
+
+    Parameters
+    ----------
+    n_variables : int
+    polynomials : list of dict
+        Coefficient by the sorted variables of each monomial.
+    """
+
+    def __init__(self, n_variables: int, polynomials: list[dict[tuple[int, ...], float]]) -> None:
+        self.values: list[_Terms] = []
+        self.gradients: list[_Terms] = []
+        for polynomial in polynomials:
+            value: _Terms = {}
+            gradient: _Terms = {}
+            for variables, coefficient in polynomial.items():
+                factors = [*variables, *[n_variables] * (3 - len(variables))]
+                value.setdefault(factors[0], []).append((factors[1], factors[2], coefficient))
+                for a in set(variables):
+                    others = factors.copy()
+                    others.remove(a)
+                    term = (others[0], others[1], coefficient * factors.count(a))
+                    gradient.setdefault(a, []).append(term)
+            self.values.append(value)
+            self.gradients.append(gradient)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Map (n_variables, n_columns) to (n_polynomials, n_columns); differentiable twice."""
+        result: Tensor = _Value.apply(x, self)  # type: ignore[no-untyped-call]
+        return result
+
+
+_COLUMNS_AT_ONCE = 65536
+"""On a CPU the rows of so many columns stay in the cache, and are worth more than one thread."""
+
+
+def _column_slices(x: Tensor) -> Iterator[slice]:
+    step = _COLUMNS_AT_ONCE if x.device.type == "cpu" else max(x.shape[1], 1)
+    return (slice(start, start + step) for start in range(0, x.shape[1], step))
+
+
+def _rows(x: Tensor, columns: slice, constant: float) -> list[Tensor]:
+    rows = x[:, columns].unbind(0)
+    return [*rows, torch.full_like(rows[0], constant)]
+
+
+def _sum_of_products(
+    x: list[Tensor], y: list[Tensor], terms: list[tuple[int, int, float]], out: Tensor
+) -> Tensor:
+    (j, k, coefficient), *others = terms
+    torch.mul(x[j], y[k], out=out).mul_(coefficient)
+    for j, k, coefficient in others:
+        out.addcmul_(x[j], y[k], value=coefficient)
+    return out
+
+
+class _Value(torch.autograd.Function):
+    """All polynomials P_r(x). Saves x only: monomials are cheaper to compute than to keep."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, polynomials: SparsePolynomials) -> Tensor:
+        ctx.save_for_backward(x)
+        ctx.polynomials = polynomials
+        out = x.new_zeros(len(polynomials.values), x.shape[1])
+        for columns in _column_slices(x):
+            rows = _rows(x, columns, 1.0)
+            partial = torch.empty_like(rows[0])
+            for result, terms in zip(out[:, columns].unbind(0), polynomials.values, strict=True):
+                for a, products in terms.items():
+                    result.addcmul_(rows[a], _sum_of_products(rows, rows, products, partial))
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, weight: Tensor) -> tuple[Tensor, None]:
+        (x,) = ctx.saved_tensors
+        return _Gradient.apply(x, weight, ctx.polynomials), None  # type: ignore[no-untyped-call]
+
+
+class _Gradient(torch.autograd.Function):
+    """Gradient of sum_r weight_r P_r(x) with respect to x."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, polynomials: SparsePolynomials) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.polynomials = polynomials
+        out = torch.zeros_like(x)
+        for columns in _column_slices(x):
+            rows = _rows(x, columns, 1.0)
+            partial = torch.empty_like(rows[0])
+            results = out[:, columns].unbind(0)
+            weights = weight[:, columns].unbind(0)
+            for w, terms in zip(weights, polynomials.gradients, strict=True):
+                for a, products in terms.items():
+                    results[a].addcmul_(w, _sum_of_products(rows, rows, products, partial))
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, direction: Tensor) -> tuple[Tensor, Tensor, None]:
+        x, weight = ctx.saved_tensors
+        x_grad, weight_grad = torch.zeros_like(x), torch.zeros_like(weight)
+        for columns in _column_slices(x):
+            rows = _rows(x, columns, 1.0)
+            steps = _rows(direction, columns, 0.0)
+            partial = torch.empty_like(rows[0])
+            x_grads = x_grad[:, columns].unbind(0)
+            weights = weight[:, columns].unbind(0)
+            weight_grads = weight_grad[:, columns].unbind(0)
+            for w, w_grad, terms in zip(
+                weights, weight_grads, ctx.polynomials.gradients, strict=True
+            ):
+                for a, products in terms.items():
+                    w_grad.addcmul_(steps[a], _sum_of_products(rows, rows, products, partial))
+                    _sum_of_products(steps, rows, products, partial)
+                    for j, k, coefficient in products:
+                        partial.addcmul_(rows[j], steps[k], value=coefficient)
+                    x_grads[a].addcmul_(w, partial)
+        return x_grad, weight_grad, None
+
+
+class SymmetricProduct(nn.Module):
     """Element-dependent combinations of the symmetric polynomials, channel by channel."""
 
     def __init__(
@@ -124,53 +255,28 @@ class SymmetricProduct(ConstantsModule):
         generator: torch.Generator,
     ) -> None:
         super().__init__()
-        self.correlation = correlation
         dim = (l_max + 1) ** 2
         self.weights = nn.ParameterList()
-        forms: list[list[NDArray[np.float64]]] = [[] for _ in range(correlation)]
         self.blocks: list[tuple[int, int]] = []  # number of polynomials, 2 l + 1
+        rows: list[dict[tuple[int, ...], float]] = []
         for l_out in range(l_out_max + 1):
             weights = []
             for degree in range(1, correlation + 1):
                 basis, n_couplings = symmetric_basis(l_max, l_out, degree)
                 shape = (n_elements, len(basis), n_channels)
                 weights.append(torch.randn(shape, generator=generator) / max(n_couplings, 1))
-                for other in range(1, correlation + 1):
-                    rows = len(basis) * (2 * l_out + 1)
-                    n_monomials = len(monomials(dim, other))
-                    block = (
-                        basis.reshape(rows, -1)
-                        if other == degree
-                        else np.zeros((rows, n_monomials))
-                    )
-                    forms[other - 1].append(block)
+                variables = [tuple(row) for row in monomials(dim, degree).tolist()]
+                for coefficients in basis.reshape(-1, len(variables)):
+                    used = np.flatnonzero(np.abs(coefficients) > _TOLERANCE)
+                    rows.append({variables[i]: float(coefficients[i]) for i in used})
             self.weights.append(torch.cat(weights, dim=1))
             self.blocks.append((self.weights[-1].shape[1], 2 * l_out + 1))
-        # Monomials of degree n are products of one of degree n - 1 and one variable.
-        for degree in range(1, correlation + 1):
-            form = np.concatenate(forms[degree - 1])
-            used = np.flatnonzero(np.abs(form).max(axis=0) > 1e-12)
-            index = monomials(dim, degree)[used]
-            self.register_buffer(
-                f"index_{degree}", torch.from_numpy(index.T.copy()), persistent=False
-            )
-            self.register_buffer(
-                f"form_{degree}", torch.from_numpy(form[:, used]), persistent=False
-            )
+        self.polynomials = SparsePolynomials(dim, rows)
 
     def forward(self, basis: Tensor, element_one_hot: Tensor) -> Tensor:
         """Map the atomic basis, shape (d, n_atoms, n_channels), to (d_out, n_atoms, n_channels)."""
-        n_atoms, n_channels = basis.shape[1:]
-        values: Tensor | None = None
-        for degree in range(1, self.correlation + 1):
-            index = self.get_buffer(f"index_{degree}")
-            product = basis.index_select(0, index[0])
-            for row in index[1:]:
-                product = product * basis.index_select(0, row)
-            form = self.get_buffer(f"form_{degree}")
-            term = form @ product.reshape(len(product), -1)
-            values = term if values is None else values + term
-        assert values is not None
+        _, n_atoms, n_channels = basis.shape
+        values = self.polynomials(basis.flatten(1))
         out = []
         parts = values.split([n * m for n, m in self.blocks])
         for weight, part, (n, m) in zip(self.weights, parts, self.blocks, strict=True):
