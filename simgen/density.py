@@ -386,7 +386,6 @@ class SimilarityKernel:
         log_k, _ = log_kernel(features, self._references, precision, with_gradient=False)
         return -log_k
 
-
     def reference_energies(self, sigma: float) -> Tensor:
         """Energies of the reference's own atoms, each compared with all others: (n_environments,).
 

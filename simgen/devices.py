@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import sys
 
 import torch
@@ -47,6 +48,11 @@ def resolve_device(name: str) -> torch.device:
                 "devices here; use --device cpu, or install the CUDA build of torch"
             )
     return device
+
+
+def default_workers(device: torch.device) -> int:
+    """Processes that make the most of a device: one per core on a CPU, one on a GPU."""
+    return (os.cpu_count() or 1) if device.type == "cpu" else 1
 
 
 def memory_budget(device: torch.device) -> int:

@@ -13,12 +13,15 @@ import json
 import os
 import platform
 import secrets
+import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
 from importlib.metadata import version
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -32,19 +35,20 @@ import simgen
 from simgen import io
 from simgen.density import Repulsion, SimilarityKernel, SimilarityScore
 from simgen.descriptors.force_field import ForceFieldDescriptor
-from simgen.devices import memory_budget, resolve_device
+from simgen.devices import keep_freed_memory, memory_budget, resolve_device
 from simgen.elements import SYMBOLS, atomic_number
 from simgen.errors import ConfigError, DeviceError, InputError, LoadError, SimgenError
 from simgen.evolution import EvolutionSettings, Palette, evolve
 from simgen.finishing.bonds import BondAssignment, assign_bonds
+from simgen.finishing.classical import has_tight_contacts, minimise_classically
 from simgen.finishing.hydrogens import add_hydrogens
 from simgen.finishing.relaxation import relax
 from simgen.models import ForceField, load_model
 from simgen.molecules import MoleculeBatch
 from simgen.noise import Noise, Stream
 from simgen.priors import Circle, Gaussian, Line, PointCloud, Prior, PriorForm
-from simgen.refinement import RefinementSettings, refine
 from simgen.reference import ReferenceSet, load_reference
+from simgen.refinement import RefinementSettings, refine
 from simgen.sampling import Progress, Samples, start_molecules
 from simgen.schedules import N_STEPS, noise_levels
 from simgen.validation import EV_TO_KCAL, Report, Status, mark_duplicates, molecule_key, validate
@@ -63,6 +67,12 @@ _ATOMS_PER_HEAVY_ATOM = 2.5
 
 _COPIES = 4
 """How often the features of an edge are held at a time while forces are computed."""
+
+_GOAL = 0.6
+"""Quantile of the energies of real atoms at which a molecule's mean energy counts as good."""
+
+_WORKER_CHUNK = 4
+"""Attempts that a worker process computes at a time."""
 
 _SAMPLING_SHARE = 0.5
 """Share of the time of a chunk that the first pass of sampling takes, for the progress report."""
@@ -403,6 +413,7 @@ class Generator:
         DeviceError
             If there is no such device.
         """
+        keep_freed_memory()
         return cls(load_model(model, device=resolve_device(device)), name=str(model))
 
     @property
@@ -423,6 +434,7 @@ class Generator:
         n_refinements: int = RefinementSettings().n_rounds,
         seed: int | None = None,
         batch_size: int | None = None,
+        n_workers: int = 1,
         out: str | Path | None = None,
         resume: bool = False,
         trajectory: bool = False,
@@ -453,6 +465,10 @@ class Generator:
         batch_size : int, optional
             Attempts computed at once; by default as many as fit the memory. The result does not
             depend on it.
+        n_workers : int
+            Processes that attempts are divided among, on a CPU; one per core is fastest for more
+            than a few attempts. In a script, more than one needs the usual guard
+            ``if __name__ == "__main__":``. The result does not depend on it.
         out : str or Path, optional
             Folder to write to after every batch; without it nothing is written.
         resume : bool
@@ -507,7 +523,12 @@ class Generator:
             raise InputError(f"expected batch_size >= 1, got {batch_size}")
         if trajectory and run is None:
             raise InputError("expected an output folder for the trajectories, got none; give out")
-        return _Run(self, config, reference, run, trajectory, callback).finish(batch_size)
+        if n_workers < 1 or (n_workers > 1 and self.device.type != "cpu"):
+            raise InputError(
+                f"expected n_workers >= 1, and 1 on {self.device.type}, got {n_workers}"
+            )
+        work = _Run(self, config, reference, run, trajectory, callback)
+        return work.finish(batch_size, n_workers)
 
 
 class _Run:
@@ -524,6 +545,7 @@ class _Run:
     ) -> None:
         model = generator.model
         self.config = config
+        self.reference = reference
         self.model = model
         self.device = generator.device
         self.dtype = model.embedding.dtype
@@ -545,7 +567,7 @@ class _Run:
             environments = chosen.environments(descriptor, dtype=self.dtype, device=self.device)
             kernel = SimilarityKernel(descriptor, environments)
             self.levels = noise_levels(config.n_steps).tolist()
-            self.goal = float(kernel.reference_energies(self.levels[-1]).median())
+            self.goal = float(kernel.reference_energies(self.levels[-1]).quantile(_GOAL))
         self.score = SimilarityScore(kernel, [Repulsion(), config.prior])
         self.provenance: dict[str, Any] = {
             "model": {"name": config.model, "sha256": model_digest(model)},
@@ -561,7 +583,7 @@ class _Run:
             "versions": versions(),
         }
 
-    def finish(self, batch_size: int | None) -> GenerationResult:
+    def finish(self, batch_size: int | None, n_workers: int) -> GenerationResult:
         """Compute what is missing and return all attempts."""
         attempts: dict[int, Attempt] = {}
         if self.folder is not None:
@@ -572,22 +594,14 @@ class _Run:
             }
             attempts, self.timings = self.folder.open(identity, self.timings)
         missing = [k for k in range(self.config.n_molecules) if k not in attempts]
-        sizes = self._sizes()
         self._report(len(attempts))
-        limit = batch_size
-        while missing:
-            chunk = missing[: self._chunk_size(sizes[missing], limit)]
-            try:
-                finished = self._compute(chunk, sizes[chunk], n_done=len(attempts))
-            except torch.OutOfMemoryError:
-                if len(chunk) == 1:
-                    raise DeviceError(
-                        f"not enough memory on {self.device} for one molecule of "
-                        f"{int(sizes[chunk[0]])} heavy atoms; use fewer --particles"
-                    ) from None
-                limit = len(chunk) // 2
-                continue
-            missing = missing[len(chunk) :]
+        n_workers = min(n_workers, len(missing))
+        chunks = (
+            self._in_parallel(missing, batch_size, n_workers)
+            if n_workers > 1
+            else self._one_by_one(missing, batch_size)
+        )
+        for finished in chunks:
             attempts |= {attempt.index: attempt for attempt in finished}
             if self.folder is not None:
                 self.folder.append(finished, self.timings)
@@ -597,6 +611,55 @@ class _Run:
         if self.folder is not None:
             result.to_dir(self.folder.path)
         return result
+
+    def _one_by_one(self, missing: list[int], limit: int | None) -> Iterator[list[Attempt]]:
+        """Compute attempts in this process, chunk by chunk."""
+        sizes = self._sizes()
+        while missing:
+            chunk = missing[: self._chunk_size(sizes[missing], limit)]
+            n_done = self.config.n_molecules - len(missing)
+            try:
+                finished = self._compute(chunk, sizes[chunk], n_done)
+            except torch.OutOfMemoryError:
+                if len(chunk) == 1:
+                    raise DeviceError(
+                        f"not enough memory on {self.device} for one molecule of "
+                        f"{int(sizes[chunk[0]])} heavy atoms; use fewer --particles"
+                    ) from None
+                limit = len(chunk) // 2
+                continue
+            missing = missing[len(chunk) :]
+            yield finished
+
+    def _in_parallel(
+        self, missing: list[int], batch_size: int | None, n_workers: int
+    ) -> Iterator[list[Attempt]]:
+        """Compute attempts in processes of one thread each, chunk by chunk as they finish.
+
+        Networks as small as ours spend much of their time between operations, where threads
+        cannot help.
+        """
+        sizes = self._sizes()
+        size = min(batch_size or _WORKER_CHUNK, -(-len(missing) // n_workers))
+        path = self.folder.path if self.folder is not None and self.trajectory else None
+        with ProcessPoolExecutor(
+            n_workers,
+            mp_context=get_context("spawn"),
+            initializer=_start_worker,
+            initargs=(self.model, self.config, self.reference, path),
+        ) as pool:
+            futures = [
+                pool.submit(_compute_in_worker, missing[i : i + size], sizes[missing[i : i + size]])
+                for i in range(0, len(missing), size)
+            ]
+            try:
+                for future in as_completed(futures):
+                    attempts, timings = future.result()
+                    for stage, seconds in timings.items():
+                        self.timings[stage] = self.timings.get(stage, 0.0) + seconds
+                    yield [_attempt_from_json(values) for values in attempts]
+            finally:
+                pool.shutdown(wait=False, cancel_futures=True)
 
     def _sizes(self) -> NDArray[np.int64]:
         """Heavy atoms of each attempt, shape (n_molecules,)."""
@@ -688,6 +751,9 @@ class _Run:
                 for place, assignment in enumerate(assignments)
                 if assignment.mol is not None
             }
+            for mol in mols.values():
+                if has_tight_contacts(mol):
+                    minimise_classically(mol, hydrogens_only=False)
         with self._timed("relaxation"):
             relaxed = dict(zip(mols, self._relax(list(mols.values())), strict=True))
         with self._timed("validation"):
@@ -778,6 +844,32 @@ class _Run:
         reports = mark_duplicates(attempt.report for attempt in ordered)
         marked = (replace(a, report=report) for a, report in zip(ordered, reports, strict=True))
         return GenerationResult(self.config, tuple(marked), self.provenance, dict(self.timings))
+
+
+_worker: _Run
+"""The run that a worker process contributes to."""
+
+
+def _start_worker(
+    model: ForceField, config: GenerationConfig, reference: ReferenceSet, path: Path | None
+) -> None:
+    """Prepare a worker process; ``path`` is where trajectories go, if they are wanted."""
+    global _worker
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent process decides what happens
+    torch.set_num_threads(1)
+    keep_freed_memory()
+    folder = None if path is None else _Folder(path, resume=True)
+    generator = Generator(model, name=config.model)
+    _worker = _Run(generator, config, reference, folder, path is not None, None)
+
+
+def _compute_in_worker(
+    chunk: list[int], sizes: NDArray[np.int64]
+) -> tuple[list[dict[str, Any]], dict[str, float]]:
+    """Carry out attempts in a worker process; returns them as JSON holds them, and the timings."""
+    _worker.timings = {}
+    attempts = [_attempt_to_json(a) for a in _worker._compute(chunk, sizes, n_done=0)]
+    return attempts, _worker.timings
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -55,3 +55,25 @@ def neighbour_list(positions: Tensor, pairs: Tensor, r_max: float) -> Tensor:
     """
     distances = torch.linalg.vector_norm(edge_vectors(positions.detach(), pairs), dim=1)
     return pairs[:, distances < r_max]
+
+
+def n_components(batch: MoleculeBatch, edges: Tensor) -> Tensor:
+    """Number of connected components of each molecule, shape (n_molecules,), int64.
+
+    Parameters
+    ----------
+    batch : MoleculeBatch
+        Molecules; their positions do not matter.
+    edges : Tensor, shape (2, n_edges)
+        Which atoms hang together; each pair in both directions.
+    """
+    atoms = torch.arange(batch.n_atoms, device=edges.device)
+    label = atoms
+    while True:
+        # The smallest label spreads to the neighbours, and then to whatever a label points at.
+        spread = label.scatter_reduce(0, edges[1], label[edges[0]], "amin")
+        spread = spread[spread]
+        if torch.equal(spread, label):
+            break
+        label = spread
+    return batch.sum_per_molecule((label == atoms).to(torch.int64))

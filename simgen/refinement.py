@@ -2,8 +2,10 @@
 
 One pass of the sampler leaves some molecules crowded: while the noise is high the prior presses
 atoms together, and when it has faded the steps are too short for them to part. Another pass from a
-low noise level, where the prior is weak, lets them. No sample is thrown away; those that look like
-the reference already are left alone.
+low noise level, where the prior is weak, lets them. Others are torn apart, since the similarity of
+an atom to the reference does not tell whether all atoms hang together; those begin at a higher
+level, where the prior brings the parts together. No sample is thrown away; those that look like the
+reference already are left alone.
 """
 
 from __future__ import annotations
@@ -12,12 +14,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
+from simgen.elements import COVALENT_RADII, SYMBOLS
 from simgen.errors import ConfigError
 from simgen.evolution import EnergyScore, EvolutionSettings, evolve, molecule_energies
+from simgen.graph import edge_vectors, molecule_pairs, n_components
 from simgen.molecules import MoleculeBatch
 from simgen.noise import Noise
 from simgen.sampling import Callback, HeunSettings, Samples
+
+BOND_REACH = 1.2
+"""Atoms within this multiple of the sum of their covalent radii hang together."""
+LARGEST_RADIUS = max(COVALENT_RADII.values())
+"""Covalent radius of elements without one in the table, angstrom."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,8 +38,9 @@ class RefinementSettings:
     ----------
     n_rounds : int
         Rounds at most; 0 for no refinement.
-    sigma : float
-        Each round begins at the highest noise level not above this one, angstrom.
+    sigma, torn_sigma : float
+        Each round begins at the highest noise level not above this one, angstrom; for molecules
+        in several parts, not above the other.
 
     Raises
     ------
@@ -39,12 +50,14 @@ class RefinementSettings:
 
     n_rounds: int = 6
     sigma: float = 0.15
+    torn_sigma: float = 0.4
 
     def __post_init__(self) -> None:
         if self.n_rounds < 0:
             raise ConfigError(f"expected n_rounds >= 0, got {self.n_rounds}")
-        if not 0.0 < self.sigma < float("inf"):
-            raise ConfigError(f"expected sigma > 0, got {self.sigma}")
+        for name in ("sigma", "torn_sigma"):
+            if not 0.0 < getattr(self, name) < float("inf"):
+                raise ConfigError(f"expected {name} > 0, got {getattr(self, name)}")
 
 
 def refine(
@@ -81,37 +94,58 @@ def refine(
     Returns
     -------
     Samples
-        In the same order. No molecule's energy is higher than before.
+        In the same order. No molecule is torn that was whole, and none of the others' energies is
+        higher than before.
     """
     settings = settings or RefinementSettings()
     levels = [float(sigma) for sigma in sigmas]
-    tail = [sigma for sigma in levels if sigma <= settings.sigma]
-    if len(tail) < 2 or not samples.molecules.n_molecules:
+    batch, finite = samples.molecules, samples.finite
+    if not batch.n_molecules:
         return samples
-    # The energy of a molecule that ceased to be finite is infinite: anything is better.
-    batch, finite = samples.molecules, samples.finite.clone()
-    energies = molecule_energies(score, batch, levels[-1])
-    energies = torch.where(finite & energies.isfinite(), energies, torch.inf)
+    energies, torn = _fitness(score, batch, levels[-1])
     for round_ in range(1, settings.n_rounds + 1):
-        unfinished = torch.nonzero(finite & (energies > goal * batch.counts)).squeeze(1)
-        if not len(unfinished):
-            break
-        part_noise = Noise(noise.seed, noise.sample_idx[unfinished], noise.particle_idx[unfinished])
-        part = evolve(
-            score,
-            batch[unfinished],
-            tail,
-            noise=part_noise,
-            settings=evolution,
-            heun_settings=heun_settings,
-            first_step=round_ * len(levels),
-            callback=callback,
-        )
-        new_energies = molecule_energies(score, part.molecules, levels[-1])
-        better = part.finite & (new_energies < energies[unfinished])
-        chosen = torch.arange(batch.n_molecules, device=finite.device)
-        improved = torch.nonzero(better).squeeze(1)
-        chosen[unfinished[improved]] = batch.n_molecules + improved
-        batch = MoleculeBatch.cat([batch, part.molecules])[chosen]
-        energies = energies.index_copy(0, unfinished[improved], new_energies[improved])
+        unfinished = finite & (torn | (energies > goal * batch.counts))
+        for highest, chosen in (
+            (settings.sigma, unfinished & ~torn),
+            (settings.torn_sigma, unfinished & torn),
+        ):
+            tail = [sigma for sigma in levels if sigma <= highest]
+            rows = torch.nonzero(chosen).squeeze(1)
+            if len(tail) < 2 or not len(rows):
+                continue
+            part = evolve(
+                score,
+                batch[rows],
+                tail,
+                noise=Noise(noise.seed, noise.sample_idx[rows], noise.particle_idx[rows]),
+                settings=evolution,
+                heun_settings=heun_settings,
+                first_step=round_ * len(levels),
+                callback=callback,
+            )
+            new_energies, new_torn = _fitness(score, part.molecules, levels[-1])
+            # In one piece is better than in several; else the lower energy is better.
+            better = torch.where(
+                torn[rows] == new_torn, new_energies < energies[rows], torn[rows] & ~new_torn
+            )
+            improved = torch.nonzero(better & part.finite).squeeze(1)
+            source = torch.arange(batch.n_molecules, device=rows.device)
+            source[rows[improved]] = batch.n_molecules + improved
+            batch = MoleculeBatch.cat([batch, part.molecules])[source]
+            energies = energies.index_copy(0, rows[improved], new_energies[improved])
+            torn = torn.index_copy(0, rows[improved], new_torn[improved])
     return Samples(batch, finite)
+
+
+def _fitness(score: EnergyScore, batch: MoleculeBatch, sigma: float) -> tuple[Tensor, Tensor]:
+    """Energy of each molecule, and whether it is in several parts: both (n_molecules,)."""
+    pairs = molecule_pairs(batch)
+    radii = torch.full((len(SYMBOLS),), LARGEST_RADIUS, dtype=batch.positions.dtype)
+    radii[list(COVALENT_RADII)] = torch.tensor(
+        list(COVALENT_RADII.values()), dtype=batch.positions.dtype
+    )
+    radius = radii.to(batch.positions.device)[batch.atomic_numbers]
+    reach = BOND_REACH * (radius[pairs[0]] + radius[pairs[1]])
+    distances = torch.linalg.vector_norm(edge_vectors(batch.positions, pairs), dim=1)
+    n_parts = n_components(batch, pairs[:, distances < reach])
+    return molecule_energies(score, batch, sigma), n_parts > 1

@@ -198,8 +198,12 @@ def evaluate(
     return Errors(
         energy=float(torch.cat(energy_errors).mean()),
         force=float(force.mean()),
-        force_by_kind={KINDS[int(k)].value: float(force[kind == k].mean()) for k in kind.unique()},
-        force_by_element={int(z): float(force[number == z].mean()) for z in number.unique()},
+        force_by_kind={
+            KINDS[int(k)].value: float(force[kind == k].mean()) for k in np.unique(kind.numpy())
+        },
+        force_by_element={
+            int(z): float(force[number == z].mean()) for z in np.unique(number.numpy())
+        },
     )
 
 
@@ -410,7 +414,7 @@ class _Helper:
 
     def __init__(self, model: ForceField, dataset: Dataset, config: TrainingConfig) -> None:
         self._model = model.share_memory()
-        self._gradients = [torch.zeros_like(p).share_memory_() for p in model.parameters()]
+        self._gradients = [_shared(torch.zeros_like(p)) for p in model.parameters()]
         context = get_context("spawn")
         self._connection, theirs = context.Pipe()
         self._process = context.Process(
@@ -436,6 +440,11 @@ class _Helper:
         """End the process."""
         self._connection.send(None)
         self._process.join()
+
+
+def _shared(tensor: Tensor) -> Tensor:
+    tensor.share_memory_()  # type: ignore[no-untyped-call]
+    return tensor
 
 
 def _help(

@@ -5,6 +5,7 @@ GFN2-xTB: C. Bannwarth, S. Ehlert, S. Grimme, J. Chem. Theory Comput. 15, 1652 (
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,7 +53,8 @@ class GFN2:
                 "GFN2-xTB needs the tblite package; install it with: pip install tblite"
             ) from None
         self.numbers = np.asarray(numbers, dtype=np.int64)
-        self._make = lambda positions: Calculator(
+        make: Any = Calculator
+        self._make: Callable[[NDArray[np.float64]], Any] = lambda positions: make(
             "GFN2-xTB", self.numbers, positions / BOHR, charge=float(charge), uhf=n_unpaired
         )
         self._calculator: Any = None

@@ -105,11 +105,18 @@ def test_a_build_is_resumed_where_it_stopped(tmp_path, monkeypatch) -> None:
 
 def test_the_checksum_notices_a_change() -> None:
     numbers = np.array([8, 1, 1], dtype=np.uint8)
-    fields = dict(
-        counts=np.array([3]), numbers=numbers, positions=np.eye(3), forces=np.zeros((3, 3), "f4"),
-        energies=np.array([-1.0]), kind=np.array([0]), split=np.array([0]), task=np.array([0]),
-        keys=np.array(["O"]), origins=np.array(["collection"]),
-    )  # fmt: skip
+    fields = {
+        "counts": np.array([3]),
+        "numbers": numbers,
+        "positions": np.eye(3),
+        "forces": np.zeros((3, 3), "f4"),
+        "energies": np.array([-1.0]),
+        "kind": np.array([0]),
+        "split": np.array([0]),
+        "task": np.array([0]),
+        "keys": np.array(["O"]),
+        "origins": np.array(["collection"]),
+    }
     original = Dataset(**fields).checksum()
     assert Dataset(**fields).checksum() == original
     assert Dataset(**(fields | {"energies": np.array([-1.001])})).checksum() != original
@@ -138,5 +145,6 @@ def test_references_are_relaxed_molecules_of_the_training_scaffolds(tmp_path) ->
     first = path.read_bytes()
     write_references(dataset, path)
     assert path.read_bytes() == first
-    mol = next(iter(Chem.ForwardSDMolSupplier(gzip.open(path), removeHs=False)))
+    with gzip.open(path) as file:
+        mol = next(iter(Chem.ForwardSDMolSupplier(file, removeHs=False)))
     assert Chem.MolToSmiles(Chem.RemoveHs(mol)) == mol.GetProp("smiles") == "CCO"

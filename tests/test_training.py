@@ -126,13 +126,16 @@ def test_a_killed_run_goes_on_to_the_same_result(tmp_path) -> None:
     resumed = load_model(train(dataset, NETWORK, CONFIG, tmp_path / "killed"))
     for name, value in whole.state_dict().items():
         assert torch.equal(value, resumed.state_dict()[name]), name
-    lines = [(tmp_path / run / "metrics.csv").read_text().splitlines() for run in ("whole", "killed")]
+    lines = [
+        (tmp_path / run / "metrics.csv").read_text().splitlines() for run in ("whole", "killed")
+    ]
     assert [row.split(",")[0] for row in lines[0]] == [row.split(",")[0] for row in lines[1]]
 
 
 def test_training_stops_early_when_nothing_improves(tmp_path) -> None:
-    config = TrainingConfig(n_steps=50, batch_atoms=64, validate_every=1, patience=3,
-                            learning_rate=0.0)
+    config = TrainingConfig(
+        n_steps=50, batch_atoms=64, validate_every=1, patience=3, learning_rate=0.0
+    )
     train(toy_dataset(), NETWORK, config, tmp_path)
     n_validations = len((tmp_path / "metrics.csv").read_text().splitlines()) - 1
     assert n_validations == 4

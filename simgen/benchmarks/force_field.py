@@ -86,7 +86,7 @@ def field_report(
     rmsds = [
         heavy_atom_rmsd(z, x.numpy(), minimum)
         for (z, _), x, minimum in zip(
-            starts, result.batch.positions.split(batch.counts.tolist()), minima, strict=True
+            starts, torch.split(result.batch.positions, batch.counts.tolist()), minima, strict=True
         )
     ]
     return FieldReport(

@@ -144,6 +144,7 @@ def benchmark(
     out: Path,
     *,
     prior: Prior | None = None,
+    n_workers: int = 1,
     callback: Callable[[float, int], None] | None = None,
 ) -> Scores:
     """Generate with default settings, judge, and write ``judgements.csv`` and ``scores.json``.
@@ -156,12 +157,13 @@ def benchmark(
         n_heavy_atoms,
         prior=prior,
         seed=seed,
+        n_workers=n_workers,
         out=out,
         resume=(out / "attempts.jsonl").exists(),
         callback=callback,
     )
     seconds = time.perf_counter() - start
-    judgements = judge(result)
+    judgements = judge(result, n_workers)
     scores = summarise(judgements, seconds)
     rows: list[dict[str, Any]] = [
         asdict(j) | {"failed_tests": " ".join(j.failed_tests)} for j in judgements

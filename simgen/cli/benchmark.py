@@ -27,6 +27,7 @@ def quality(
 ) -> None:
     """Make molecules with default settings, and have GFN2-xTB and PoseBusters judge them all."""
     from simgen.benchmarks.quality import benchmark
+    from simgen.devices import default_workers
     from simgen.generation import Generator
 
     generator = Generator.from_pretrained(model, device=device)
@@ -38,6 +39,7 @@ def quality(
             seed,
             out,
             prior=make_prior(shape, (heavy_atoms, heavy_atoms)),
+            n_workers=default_workers(generator.device),
             callback=update,
         )
     for line in (

@@ -134,9 +134,16 @@ def generate(
             min=1, help="Attempts at once; by default what fits.", rich_help_panel=_METHOD
         ),
     ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Processes on a CPU; by default one per core.", rich_help_panel=_METHOD
+        ),
+    ] = None,
 ) -> None:
     """Make molecules and write them, with a report of every attempt."""
     sizes = parse_sizes(heavy_atoms)
+    from simgen.devices import default_workers
     from simgen.generation import Generator
 
     generator = Generator.from_pretrained(model, device=device)
@@ -153,6 +160,7 @@ def generate(
                 n_refinements=refinements,
                 seed=seed,
                 batch_size=batch_size,
+                n_workers=workers or default_workers(generator.device),
                 out=out,
                 resume=resume,
                 trajectory=trajectory,

@@ -1,0 +1,1 @@
+"""Training data: which molecules, which geometries, and their labels."""

@@ -115,7 +115,7 @@ def scaffold_split(mol: Chem.Mol) -> str:
 
     Molecules with one scaffold always share a part; acyclic ones are their own scaffold.
     """
-    scaffold = MurckoScaffold.GetScaffoldForMol(mol)
+    scaffold: Chem.Mol = MurckoScaffold.GetScaffoldForMol(mol)  # type: ignore[no-untyped-call]
     key = Chem.MolToSmiles(scaffold if scaffold.GetNumAtoms() else mol, isomericSmiles=False)
     part = stable_hash(key) % 20
     return {0: "test", 1: "valid"}.get(part, "train")

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any
 
 import numpy as np
 from numpy.random import Generator
@@ -252,7 +253,7 @@ def embed(smiles: str, *, knowledge: bool = True) -> tuple[Chem.Mol, FloatArray]
     without it the bare result of distance geometry.
     """
     mol = Chem.AddHs(Chem.MolFromSmiles(smiles))
-    parameters = rdDistGeom.ETKDGv3()
+    parameters: Any = rdDistGeom.ETKDGv3()  # RDKit's stubs have no writable attributes
     parameters.randomSeed = stable_hash(smiles) % 2**30
     parameters.maxIterations = 50
     parameters.useExpTorsionAnglePrefs = knowledge

@@ -14,6 +14,8 @@ from simgen.data.build import SPLITS, Dataset
 from simgen.data.recipe import KINDS, RELAXED_FORCE, Kind, Origin
 from simgen.finishing.connectivity import bonded_pairs
 
+_PROPERTIES = ("smiles", "method", "energy_eV")
+
 
 def reference_molecules(dataset: Dataset) -> Iterator[Chem.Mol]:
     """Yield the collections' molecules at their GFN2-xTB minima, with bonds and properties.
@@ -53,9 +55,7 @@ def write_references(dataset: Dataset, path: Path) -> int:
     with partial.open("wb") as raw, gzip.GzipFile("", "wb", 9, raw, mtime=0) as file:
         for mol in reference_molecules(dataset):
             block = Chem.MolToMolBlock(mol)
-            properties = "".join(
-                f">  <{name}>\n{mol.GetProp(name)}\n\n" for name in ("smiles", "method", "energy_eV")
-            )
+            properties = "".join(f">  <{name}>\n{mol.GetProp(name)}\n\n" for name in _PROPERTIES)
             file.write(f"{block}{properties}$$$$\n".encode())
             n_molecules += 1
     partial.replace(path)

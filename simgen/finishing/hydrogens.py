@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
-from rdkit import Chem, rdBase
-from rdkit.Chem import rdForceFieldHelpers
+from rdkit import Chem
 
 from simgen.errors import InputError
-
-_SETTLING_STEPS = 200
-"""Steps of the classical relaxation of the hydrogens; more change nothing that matters."""
+from simgen.finishing.classical import minimise_classically
 
 
 def add_hydrogens(mol: Chem.Mol) -> Chem.Mol:
@@ -44,32 +41,8 @@ def add_hydrogens(mol: Chem.Mol) -> Chem.Mol:
         )
     complete = Chem.AddHs(mol, addCoords=True)
     _separate(complete)
-    _settle(complete)
+    minimise_classically(complete, hydrogens_only=True)
     return complete
-
-
-def _settle(mol: Chem.Mol) -> None:
-    """Relax the hydrogens in place, heavy atoms fixed, in a classical force field."""
-    before = Chem.Conformer(mol.GetConformer())
-    with rdBase.BlockLogs():
-        Chem.SanitizeMol(mol)
-        if rdForceFieldHelpers.MMFFHasAllMoleculeParams(mol):
-            properties = rdForceFieldHelpers.MMFFGetMoleculeProperties(mol)
-            field = rdForceFieldHelpers.MMFFGetMoleculeForceField(mol, properties)
-        elif rdForceFieldHelpers.UFFHasAllMoleculeParams(mol):
-            field = rdForceFieldHelpers.UFFGetMoleculeForceField(mol)
-        else:
-            return
-    if field is None:
-        return
-    field.Initialize()
-    for atom in mol.GetAtoms():
-        if atom.GetAtomicNum() > 1:
-            field.AddFixedPoint(atom.GetIdx())
-    field.Minimize(maxIts=_SETTLING_STEPS)
-    if not np.isfinite(mol.GetConformer().GetPositions()).all():
-        mol.RemoveAllConformers()
-        mol.AddConformer(before)
 
 
 def _separate(mol: Chem.Mol) -> None:

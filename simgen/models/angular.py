@@ -8,17 +8,12 @@ arXiv:2207.09453) from version 0.5 on.
 from __future__ import annotations
 
 import math
-from functools import lru_cache
+from functools import cache
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-
-
-def degree_slices(l_max: int) -> list[slice]:
-    """Places of the degrees 0 ... l_max among all their components."""
-    return [slice(l * l, (l + 1) ** 2) for l in range(l_max + 1)]
 
 
 def spherical_harmonics(unit: Tensor, l_max: int) -> Tensor:
@@ -68,7 +63,7 @@ def spherical_harmonics(unit: Tensor, l_max: int) -> Tensor:
     return torch.stack(values, dim=1)
 
 
-@lru_cache(maxsize=None)
+@cache
 def wigner_3j(l_1: int, l_2: int, l_3: int) -> NDArray[np.float64]:
     """Invariant coupling of three degrees in the real basis, squares adding up to one.
 
@@ -87,7 +82,7 @@ def wigner_3j(l_1: int, l_2: int, l_3: int) -> NDArray[np.float64]:
             if abs(m_1 + m_2) <= l_3:
                 value = _clebsch_gordan(l_1, m_1, l_2, m_2, l_3)
                 coupling[l_1 + m_1, l_2 + m_2, l_3 + m_1 + m_2] = value
-    real = np.einsum(
+    real: NDArray[np.float64] = np.einsum(
         "abc,ai,bj,ck->ijk",
         coupling,
         _complex_from_real(l_1),
@@ -120,12 +115,12 @@ def _clebsch_gordan(l_1: int, m_1: int, l_2: int, m_2: int, l_3: int) -> float:
     return math.sqrt((2 * l_3 + 1) * triangle * states) * total
 
 
-def _complex_from_real(l: int) -> NDArray[np.complex128]:
+def _complex_from_real(ell: int) -> NDArray[np.complex128]:
     """Unitary matrix, rows complex and columns real harmonics; the phase makes couplings real."""
-    matrix = np.zeros((2 * l + 1, 2 * l + 1), dtype=np.complex128)
-    matrix[l, l] = 1.0
-    for m in range(1, l + 1):
+    matrix = np.zeros((2 * ell + 1, 2 * ell + 1), dtype=np.complex128)
+    matrix[ell, ell] = 1.0
+    for m in range(1, ell + 1):
         sign = (-1) ** m
-        matrix[l - m, [l + m, l - m]] = np.array([1.0, -1.0j]) / math.sqrt(2)
-        matrix[l + m, [l + m, l - m]] = np.array([sign, 1.0j * sign]) / math.sqrt(2)
-    return matrix * (-1.0j) ** l
+        matrix[ell - m, [ell + m, ell - m]] = np.array([1.0, -1.0j]) / math.sqrt(2)
+        matrix[ell + m, [ell + m, ell - m]] = np.array([sign, 1.0j * sign]) / math.sqrt(2)
+    return matrix * (-1.0j) ** ell

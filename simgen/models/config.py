@@ -93,8 +93,14 @@ class NetworkConfig:
 
     @classmethod
     def from_json(cls, text: str) -> NetworkConfig:
-        """Build the configuration from a JSON object with exactly its keys."""
-        return cls.from_dict(json.loads(text))
+        """Build the configuration from a JSON object; :meth:`to_json` undoes it."""
+        try:
+            values = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise ConfigError(f"expected a JSON object, got {text[:40]!r}: {error}") from None
+        if not isinstance(values, dict):
+            raise ConfigError(f"expected a JSON object, got {text[:40]!r}")
+        return cls.from_dict(values)
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> NetworkConfig:

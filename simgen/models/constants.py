@@ -23,7 +23,7 @@ class ConstantsModule(nn.Module):
         self.register_buffer(name, value, persistent=False)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> ConstantsModule:
-        super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         for name, value in self._exact.items():
             converted = self.get_buffer(name)
             self._buffers[name] = value.to(device=converted.device, dtype=converted.dtype)

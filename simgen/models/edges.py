@@ -12,106 +12,128 @@ from typing import Any
 import torch
 from torch import Tensor
 
+Blocks = tuple[tuple[int, int], ...]
+
 
 class _Gather(torch.autograd.Function):
-    """``x[index]``; ``inverse`` lists the places where each row of x went."""
+    """``x[index]``; ``inverse`` lists the places where each row of x went.
+
+    ``blocks`` are pairs of a number of rows of x and of places for each of them, for consecutive
+    rows of x.
+    """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, index: Tensor, inverse: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, index: Tensor, inverse: Tensor, blocks: Blocks) -> Tensor:
         ctx.save_for_backward(index, inverse)
+        ctx.blocks = blocks
         return x.index_select(0, index)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
         index, inverse = ctx.saved_tensors
-        return _Collect.apply(grad, index, inverse), None, None  # type: ignore[no-untyped-call]
+        result = _Collect.apply(grad, index, inverse, ctx.blocks)  # type: ignore[no-untyped-call]
+        return result, None, None, None
 
 
 class _Collect(torch.autograd.Function):
     """Adjoint of :class:`_Gather`: each row of x adds up the places where it went."""
 
     @staticmethod
-    def forward(ctx: Any, y: Tensor, index: Tensor, inverse: Tensor) -> Tensor:
+    def forward(ctx: Any, y: Tensor, index: Tensor, inverse: Tensor, blocks: Blocks) -> Tensor:
         ctx.save_for_backward(index, inverse)
-        rows = y.index_select(0, inverse.reshape(-1))
-        return rows.reshape(*inverse.shape, *y.shape[1:]).sum(1)
+        ctx.blocks = blocks
+        return torch.cat([rows.sum(1) for rows in _split(y.index_select(0, inverse), blocks)])
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
         index, inverse = ctx.saved_tensors
-        return _Gather.apply(grad, index, inverse), None, None  # type: ignore[no-untyped-call]
+        result = _Gather.apply(grad, index, inverse, ctx.blocks)  # type: ignore[no-untyped-call]
+        return result, None, None, None
+
+
+def _split(values: Tensor, blocks: Blocks) -> list[Tensor]:
+    parts = torch.split(values, [n_rows * width for n_rows, width in blocks])
+    return [
+        part.reshape(n_rows, width, *values.shape[1:])
+        for part, (n_rows, width) in zip(parts, blocks, strict=True)
+    ]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Neighbourhoods:
-    """Undirected edges i < j and their places in rows of neighbours, one row per atom.
+    """Undirected edges and their places, called slots, in the neighbourhoods of the atoms.
 
-    A row is padded with empty slots to the length of the longest. What is gathered into empty
-    slots is arbitrary; it must be multiplied by ``mask``, or by something that was.
+    Consecutive atoms form a block, in which each has as many slots as the one with the most
+    neighbours. What is gathered into slots that stay empty is arbitrary; it must be multiplied by
+    ``sign``, or by something that was.
 
     Attributes
     ----------
-    edges : Tensor, shape (2, n_edges), int64
-        Undirected edges: first and second atom.
-    edge_of_slot, sender_of_slot : Tensor, shape (n_atoms * width,), int64
-    slots_of_edge : Tensor, shape (n_edges, 2), int64
-        Slot in the row of the second atom, and in that of the first.
-    slots_of_sender : Tensor, shape (n_atoms, width), int64
-    sign : Tensor, shape (n_atoms * width, 1), floating point
+    blocks : tuple of (int, int)
+        Number of atoms, and of slots of each of them, in every block.
+    edge_of_slot, sender_of_slot : Tensor, shape (n_slots,), int64
+    slots_of_edge : Tensor, shape (2 * n_edges,), int64
+        Slot at the second atom, then that at the first, for each edge.
+    slots_of_sender : Tensor, shape (n_slots,), int64
+        The slot where the receiver is the neighbour of the sender; an empty slot is its own.
+    sign : Tensor, shape (n_slots, 1), floating point
         1 where the receiver is the second atom of the edge, -1 where it is the first, 0 in empty
         slots.
-    width : int
-        Number of slots of a row.
     """
 
-    edges: Tensor
+    blocks: Blocks
     edge_of_slot: Tensor
     slots_of_edge: Tensor
     sender_of_slot: Tensor
     slots_of_sender: Tensor
     sign: Tensor
-    width: int
 
     @classmethod
-    def build(cls, edges: Tensor, n_atoms: int, dtype: torch.dtype) -> Neighbourhoods:
+    def build(cls, edges: Tensor, blocks: Blocks, dtype: torch.dtype) -> Neighbourhoods:
         """Arrange undirected edges, shape (2, n_edges), each given once."""
-        n_edges = edges.shape[1]
-        device = edges.device
+        device, n_edges = edges.device, edges.shape[1]
+        n_slots = sum(n_atoms * width for n_atoms, width in blocks)
+        n_atoms, widths = torch.tensor(blocks, device=device).unbind(1)
+        width = torch.repeat_interleave(widths, n_atoms)
         sender = torch.cat([edges[0], edges[1]])
         receiver = torch.cat([edges[1], edges[0]])
-        degree = torch.bincount(receiver, minlength=n_atoms)
-        width = int(degree.max()) if n_edges else 0
         order = torch.argsort(receiver, stable=True)
-        rank = torch.empty_like(receiver)
-        start = torch.cumsum(degree, 0) - degree
-        rank[order] = torch.arange(2 * n_edges, device=device) - start[receiver[order]]
-        slot = receiver * width + rank
+        degree = torch.bincount(receiver, minlength=len(width))
+        first_edge, first_slot = torch.cumsum(degree, 0) - degree, torch.cumsum(width, 0) - width
         directed = torch.arange(2 * n_edges, device=device)
-        edge_of_slot = torch.zeros(n_atoms * width, dtype=torch.int64, device=device)
+        slot = torch.empty_like(receiver)
+        slot[order] = directed + (first_slot - first_edge)[receiver[order]]
+        edge_of_slot = torch.zeros(n_slots, dtype=torch.int64, device=device)
         edge_of_slot[slot] = directed % max(n_edges, 1)
         sender_of_slot = torch.zeros_like(edge_of_slot)
         sender_of_slot[slot] = sender
-        slots_of_sender = torch.arange(n_atoms * width, device=device)
+        slots_of_sender = torch.arange(n_slots, device=device)
         slots_of_sender[slot] = slot.roll(n_edges)
-        sign = torch.zeros(n_atoms * width, 1, dtype=dtype, device=device)
-        sign[slot[:n_edges]] = 1.0
-        sign[slot[n_edges:]] = -1.0
+        sign = torch.zeros(n_slots, 1, dtype=dtype, device=device)
+        sign[slot] = (1.0 - 2.0 * (directed >= n_edges)).to(dtype)[:, None]
         return cls(
-            edges=edges,
+            blocks=blocks,
             edge_of_slot=edge_of_slot,
-            slots_of_edge=torch.stack([slot[:n_edges], slot[n_edges:]], dim=1),
+            slots_of_edge=slot.reshape(2, n_edges).T.reshape(-1),
             sender_of_slot=sender_of_slot,
-            slots_of_sender=slots_of_sender.reshape(n_atoms, width),
+            slots_of_sender=slots_of_sender,
             sign=sign,
-            width=width,
         )
 
     def from_edges(self, values: Tensor) -> Tensor:
-        """Copy values of the edges, (n_edges, ...), to the slots, (n_atoms * width, ...)."""
-        result: Tensor = _Gather.apply(values, self.edge_of_slot, self.slots_of_edge)  # type: ignore[no-untyped-call]
+        """Copy values of the edges, (n_edges, ...), to the slots, (n_slots, ...)."""
+        result: Tensor = _Gather.apply(  # type: ignore[no-untyped-call]
+            values, self.edge_of_slot, self.slots_of_edge, ((len(values), 2),)
+        )
         return result
 
     def from_senders(self, values: Tensor) -> Tensor:
         """Copy values of the atoms, (n_atoms, ...), to the slots where they are neighbours."""
-        result: Tensor = _Gather.apply(values, self.sender_of_slot, self.slots_of_sender)  # type: ignore[no-untyped-call]
+        result: Tensor = _Gather.apply(  # type: ignore[no-untyped-call]
+            values, self.sender_of_slot, self.slots_of_sender, self.blocks
+        )
         return result
+
+    def split(self, values: Tensor) -> list[Tensor]:
+        """Split values of the slots, (n_slots, ...), into blocks of (n_atoms, width, ...)."""
+        return _split(values, self.blocks)

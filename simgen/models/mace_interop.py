@@ -12,7 +12,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from simgen.errors import InputError, LoadError, MissingDependencyError
 from simgen.models.angular import wigner_3j
 from simgen.models.config import NetworkConfig
-from simgen.models.network import ForceField
+from simgen.models.network import ForceField, Layer
 from simgen.models.product import symmetric_basis, to_monomials
 from simgen.models.radial import RadialNetwork
 
@@ -78,28 +78,27 @@ def from_mace(mace: Any) -> ForceField:
         for ours, theirs in _weights(model, mace):
             ours.copy_(theirs.reshape(ours.shape))
         _match_signs(model)
-        for layer, product in zip(model.layers, mace.products, strict=True):
-            contractions = product.symmetric_contractions.contractions
-            for l, contraction in enumerate(contractions):
+        for layer, product in zip(_layers(model), mace.products, strict=True):
+            for ell, contraction in enumerate(product.symmetric_contractions.contractions):
                 weights = [
-                    _projection(config, l, n, contraction) @ weight.double()
+                    _projection(config, ell, n, contraction) @ weight.double()
                     for n, weight in enumerate(_weights_by_degree(contraction), 1)
                 ]
-                layer.product.weights[l].copy_(torch.cat(weights, dim=1))
+                layer.product.weights[ell].copy_(torch.cat(weights, dim=1))
     return model.to(dtype)
 
 
 def to_mace(model: ForceField) -> Any:
     """Convert to a mace-torch model in memory; see :func:`export_mace`."""
     _require_mace()
-    from e3nn import o3
-    from mace import modules
-    from mace.tools.torch_tools import default_dtype
+    from e3nn import o3  # type: ignore[import-untyped, import-not-found, unused-ignore]
+    from mace import modules  # type: ignore[import-untyped, import-not-found, unused-ignore]
+    from mace.tools.torch_tools import default_dtype  # type: ignore[import-untyped, import-not-found, unused-ignore]
 
     config = model.config
     names = {features: name for name, features in _FIRST.items()}
     hidden = "+".join(
-        f"{config.n_channels}x{l}{'oe'[l % 2 == 0]}" for l in range(config.hidden_l_max + 1)
+        f"{config.n_channels}x{ell}{'oe'[ell % 2 == 0]}" for ell in range(config.hidden_l_max + 1)
     )
     if (config.readout_width == 0) != (config.n_layers == 1):
         raise InputError(
@@ -136,13 +135,13 @@ def to_mace(model: ForceField) -> Any:
         _match_signs(model)
         for ours, theirs in _weights(model, mace):
             theirs.copy_(ours.reshape(theirs.shape))
-        for layer, product in zip(model.layers, mace.products, strict=True):
-            for l, contraction in enumerate(product.symmetric_contractions.contractions):
+        for layer, product in zip(_layers(model), mace.products, strict=True):
+            for ell, contraction in enumerate(product.symmetric_contractions.contractions):
                 degrees = _weights_by_degree(contraction)
                 projections = [
-                    _projection(config, l, n, contraction) for n in range(1, len(degrees) + 1)
+                    _projection(config, ell, n, contraction) for n in range(1, len(degrees) + 1)
                 ]
-                ours = layer.product.weights[l].detach().cpu().double()
+                ours = layer.product.weights[ell].detach().cpu().double()
                 parts = ours.split([len(p) for p in projections], dim=1)
                 for projection, part, weight in zip(projections, parts, degrees, strict=True):
                     weight.copy_(torch.linalg.pinv(projection) @ part)
@@ -151,7 +150,7 @@ def to_mace(model: ForceField) -> Any:
 
 def _require_mace() -> None:
     try:
-        import mace  # noqa: F401
+        import mace  # type: ignore[import-untyped, import-not-found, unused-ignore] # noqa: F401
     except ImportError as error:
         raise MissingDependencyError(
             "converting mace-torch models needs mace-torch; it pins e3nn 0.4.4, so install it "
@@ -166,10 +165,10 @@ def _config_of(mace: Any) -> NetworkConfig:
     first, *others = mace.interactions
     names = [type(block).__name__ for block in mace.interactions]
     products = [block.symmetric_contractions for block in mace.products]
-    contractions = [getattr(product, "contractions", None) for product in products]
+    accelerated = not all(hasattr(product, "contractions") for product in products)
     radial = mace.radial_embedding
     hidden = mace.products[0].linear.irreps_out
-    radial_widths = {tuple(block.radial_MLP) for block in mace.interactions}
+    radial_widths = {tuple(block.conv_tp_weights.hs[1:-1]) for block in mace.interactions}
     readout = mace.readouts[-1]
     nonlinear = type(readout).__name__ == "NonLinearReadoutBlock"
     unsupported = {
@@ -186,11 +185,15 @@ def _config_of(mace: Any) -> NetworkConfig:
         ),
         "SO(3) instead of O(3) features": getattr(mace, "use_so3", False),
         "only one readout": getattr(mace, "use_last_readout_only", False),
-        "edge irreps": any(block.edge_irreps != block.node_feats_irreps for block in others),
+        "edge irreps": any(
+            getattr(block, "edge_irreps", None) not in (None, block.node_feats_irreps)
+            for block in mace.interactions
+        ),
         f"interaction {names[0]}": names[0] not in _FIRST,
-        "cuequivariance or other accelerated kernels": None in contractions,
+        "cuequivariance or other accelerated kernels": accelerated,
         f"readout {type(readout).__name__}": not (
-            (nonlinear and others) or (type(readout).__name__ == "LinearReadoutBlock" and not others)
+            (nonlinear and others)
+            or (type(readout).__name__ == "LinearReadoutBlock" and not others)
         ),
     }
     for name in names[1:]:
@@ -202,10 +205,11 @@ def _config_of(mace: Any) -> NetworkConfig:
         _FIRST.get(name, (False, density))[1] != density for name in names
     )
     unsupported["radial networks of different widths"] = len(radial_widths) > 1
-    if not unsupported["cuequivariance or other accelerated kernels"]:
-        correlations = {c.correlation for block in contractions for c in block}
-        unsupported["different correlation orders"] = len(correlations) > 1
-        unsupported["correlation order above 3"] = max(correlations) > 3
+    correlations = {1}
+    if not accelerated:
+        correlations = {c.correlation for product in products for c in product.contractions}
+    unsupported["different correlation orders"] = len(correlations) > 1
+    unsupported["correlation order above 3"] = max(correlations) > 3
     n_channels = hidden.count("0e")
     l_hidden = [ir.l for _, ir in hidden]
     unsupported[f"hidden irreps {hidden}"] = l_hidden != list(range(len(l_hidden))) or any(
@@ -218,8 +222,8 @@ def _config_of(mace: Any) -> NetworkConfig:
     if nonlinear:
         activations = [act.f for act in readout.non_linearity.acts]
         unsupported["a readout activation other than silu"] = activations != [nn.functional.silu]
-    if names := [name for name, present in unsupported.items() if present]:
-        raise LoadError(f"this mace-torch model has features not supported: {'; '.join(names)}")
+    if features := [name for name, present in unsupported.items() if present]:
+        raise LoadError(f"simgen does not support this mace-torch model's {'; '.join(features)}")
     return NetworkConfig(
         elements=tuple(mace.atomic_numbers.tolist()),
         r_max=float(mace.r_max),
@@ -238,6 +242,10 @@ def _config_of(mace: Any) -> NetworkConfig:
     )
 
 
+def _layers(model: ForceField) -> list[Layer]:
+    return cast("list[Layer]", list(model.layers))
+
+
 def _weights(model: ForceField, mace: Any) -> Iterator[tuple[Tensor, Tensor]]:
     """Pairs of our weights and theirs that differ in shape only."""
     yield model.atomic_energies, mace.atomic_energies_fn.atomic_energies
@@ -245,7 +253,7 @@ def _weights(model: ForceField, mace: Any) -> Iterator[tuple[Tensor, Tensor]]:
     yield model.shift, mace.scale_shift.shift
     yield model.embedding, mace.node_embedding.linear.weight
     for layer, interaction, product in zip(
-        model.layers, mace.interactions, mace.products, strict=True
+        _layers(model), mace.interactions, mace.products, strict=True
     ):
         ours = layer.interaction
         yield ours.linear_up, interaction.linear_up.weight
@@ -274,12 +282,12 @@ def _match_signs(model: ForceField) -> None:
 
     The sign of a coupling is a convention, and e3nn 0.4.4 has another one than later versions.
     """
-    from e3nn import o3
+    from e3nn import o3  # type: ignore[import-untyped, import-not-found, unused-ignore]
 
     n_channels = model.config.n_channels
-    for layer in model.layers:
-        for l, weight in enumerate(layer.interaction.linear):
-            paths = [path for path in layer.interaction.paths if path[2] == l]
+    for layer in _layers(model):
+        for ell, weight in enumerate(layer.interaction.linear):
+            paths = [path for path in layer.interaction.paths if path[2] == ell]
             for path, rows in zip(paths, weight.split(n_channels), strict=True):
                 theirs = o3.wigner_3j(*path, dtype=torch.float64).numpy()
                 rows *= float(np.sign((theirs * wigner_3j(*path)).sum()))
@@ -290,18 +298,20 @@ def _weights_by_degree(contraction: Any) -> list[Tensor]:
     return [*reversed(list(contraction.weights)), contraction.weights_max]
 
 
-def _projection(config: NetworkConfig, l: int, degree: int, contraction: Any) -> Tensor:
+def _projection(config: NetworkConfig, ell: int, degree: int, contraction: Any) -> Tensor:
     """Matrix that expresses their couplings by our polynomials, (n_polynomials, n_couplings)."""
     couplings = contraction.U_tensors(degree).detach().cpu().double().numpy()
     dim = (config.l_max + 1) ** 2
     couplings = np.moveaxis(couplings, -1, 0).reshape(-1, *(dim,) * degree)
     theirs = to_monomials(couplings, degree)
-    basis = symmetric_basis(config.l_max, l, degree)[0].reshape(-1, (2 * l + 1) * theirs.shape[1])
+    basis = symmetric_basis(config.l_max, ell, degree)[0].reshape(
+        -1, (2 * ell + 1) * theirs.shape[1]
+    )
     theirs = theirs.reshape(-1, basis.shape[1])
     projection = np.linalg.lstsq(basis.T, theirs.T, rcond=None)[0]
     if not np.allclose(basis.T @ projection, theirs.T, atol=1e-5):
         raise LoadError(
-            f"the coupling coefficients of degree {degree} to l = {l} are not symmetric "
+            f"the coupling coefficients of degree {degree} to l = {ell} are not symmetric "
             "equivariant polynomials of simgen's convention"
         )
     return torch.from_numpy(projection)

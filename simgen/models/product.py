@@ -93,8 +93,8 @@ def symmetric_basis(l_max: int, l_out: int, degree: int) -> tuple[NDArray[np.flo
         How many couplings there were.
     """
     groups: dict[tuple[int, ...], list[NDArray[np.float64]]] = {}
-    for l, parity, degrees, tensor in couplings(l_max, degree):
-        if l == l_out and parity == (-1) ** l_out:
+    for ell, parity, degrees, tensor in couplings(l_max, degree):
+        if ell == l_out and parity == (-1) ** l_out:
             columns = groups.setdefault(tuple(sorted(degrees)), [])
             columns.append(to_monomials(tensor, degree))
     result: list[NDArray[np.float64]] = []
@@ -273,14 +273,17 @@ class SymmetricProduct(nn.Module):
             self.blocks.append((self.weights[-1].shape[1], 2 * l_out + 1))
         self.polynomials = SparsePolynomials(dim, rows)
 
-    def forward(self, basis: Tensor, element_one_hot: Tensor) -> Tensor:
-        """Map the atomic basis, shape (d, n_atoms, n_channels), to (d_out, n_atoms, n_channels)."""
+    def forward(self, basis: Tensor, element_one_hot: Tensor) -> list[Tensor]:
+        """Map the atomic basis, shape (d, n_atoms, n_channels), to the degrees l = 0 ... l_out.
+
+        Each of the results has shape (2 l + 1, n_atoms, n_channels).
+        """
         _, n_atoms, n_channels = basis.shape
         values = self.polynomials(basis.flatten(1))
         out = []
-        parts = values.split([n * m for n, m in self.blocks])
+        parts = torch.split(values, [n * m for n, m in self.blocks])
         for weight, part, (n, m) in zip(self.weights, parts, self.blocks, strict=True):
             w = (element_one_hot @ weight.flatten(1)).reshape(n_atoms, n, n_channels)
             part = part.reshape(n, m, n_atoms, n_channels)
             out.append((part * w.transpose(0, 1)[:, None]).sum(0))
-        return torch.cat(out)
+        return out

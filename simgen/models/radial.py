@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -57,8 +58,7 @@ class RadialNetwork(nn.Module):
     def __init__(self, widths: tuple[int, ...], generator: torch.Generator) -> None:
         super().__init__()
         self.weights = nn.ParameterList(
-            torch.randn(n_in, n_out, generator=generator)
-            for n_in, n_out in zip(widths, widths[1:], strict=False)
+            torch.randn(n_in, n_out, generator=generator) for n_in, n_out in pairwise(widths)
         )
 
     def forward(self, x: Tensor) -> Tensor:
