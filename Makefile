@@ -9,10 +9,10 @@ demo: $(VENV)/.installed
 	$(BIN)/simgen generate --count 16 --heavy-atoms 9 --seed 1 --out out/
 
 test: $(VENV)/.installed-test
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto
 
 test-slow: $(VENV)/.installed-test
-	$(BIN)/pytest -m 'slow and not browser'
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m 'slow and not browser'
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .

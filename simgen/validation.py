@@ -339,7 +339,7 @@ def validate(
     Chem.SanitizeMol(stereo)
     if passed("finite") and mol.GetConformer().Is3D():
         Chem.AssignStereochemistryFrom3D(stereo)
-    bare = Chem.RemoveHs(stereo)
+    bare = _without_hydrogens(stereo)
     return replace(
         report,
         smiles=Chem.MolToSmiles(bare),
@@ -348,6 +348,13 @@ def validate(
         qed=float(qed(bare)),  # type: ignore[no-untyped-call]
         known_in_reference=None if known is None else molecule_key(bare) in known,
     )
+
+
+def _without_hydrogens(mol: Chem.Mol) -> Chem.Mol:
+    """Remove all hydrogens, also the one that tells the two sides of an imine apart."""
+    parameters: Any = Chem.RemoveHsParameters()
+    parameters.removeDefiningBondStereo = True
+    return Chem.RemoveHs(mol, parameters)
 
 
 def molecule_key(mol: Chem.Mol | str) -> str:

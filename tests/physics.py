@@ -138,10 +138,10 @@ def check_smooth_at_cutoff(model: ForceField) -> None:
         batch = MoleculeBatch(positions, torch.tensor([z, z]), torch.zeros(2, dtype=torch.int64))
         energy = model(batch).sum()
         if not energy.requires_grad:
-            return [float(energy), 0.0, 0.0]
+            return [energy.item(), 0.0, 0.0]
         (first,) = torch.autograd.grad(energy, x, create_graph=True)
         (second,) = torch.autograd.grad(first, x)
-        return [float(energy), float(first), float(second)]
+        return [energy.item(), first.item(), second.item()]
 
     r_max, step = model.r_max, 1e-4
     inside = np.array(derivatives(r_max - step))

@@ -152,6 +152,15 @@ def test_the_batch_size_does_not_matter(run: Run) -> None:
         assert_same(run(batch_size=batch_size), whole)
 
 
+def test_the_number_of_processes_does_not_matter(run: Run, tmp_path: Path) -> None:
+    whole = run(out=tmp_path / "one", trajectory=True)
+    shared = run(n_workers=2, out=tmp_path / "two", trajectory=True)
+    assert_same(shared, whole)
+    assert set(shared.timings) == set(whole.timings)
+    for folder in ("one", "two"):
+        assert len(list((tmp_path / folder / "trajectories").iterdir())) == 5
+
+
 def test_an_attempt_does_not_depend_on_how_many_there_are(run: Run) -> None:
     few, many = run(2), run(5)
     for a, b in zip(few.attempts, many.attempts, strict=False):

@@ -495,7 +495,7 @@ def test_columns_in_pieces_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None
 # --- neighbourhoods --------------------------------------------------------------------------
 
 
-@settings(max_examples=30)
+@settings(max_examples=30, deadline=None)
 @given(st.integers(1, 9), st.integers(0, 10_000), st.integers(1, 4))
 def test_neighbourhoods_hold_every_edge_twice(n_atoms: int, seed: int, n_blocks: int) -> None:
     rng = np.random.default_rng(seed)

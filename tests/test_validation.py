@@ -252,3 +252,9 @@ def test_a_missing_optional_package_is_named(package: str, monkeypatch: pytest.M
         monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(MissingDependencyError, match=f"pip install {package}"):
         (check_posebusters if package == "posebusters" else check_gfn2)(ETHANOL)
+
+
+def test_smiles_have_no_hydrogen_atoms() -> None:
+    imine = Chem.AddHs(Chem.MolFromSmiles("CCC=N"))
+    assert AllChem.EmbedMolecule(imine, randomSeed=1) == 0
+    assert "[H]" not in str(validation.validate(imine).smiles)

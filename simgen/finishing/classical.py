@@ -30,7 +30,7 @@ def has_tight_contacts(mol: Chem.Mol) -> bool:
 
 
 def minimise_classically(mol: Chem.Mol, *, hydrogens_only: bool) -> None:
-    """Relax a molecule in place in MMFF94 or UFF; left as it is where neither has parameters.
+    """Relax a molecule in place in MMFF94 or UFF; left as it is where neither of them can.
 
     Parameters
     ----------
@@ -55,7 +55,11 @@ def minimise_classically(mol: Chem.Mol, *, hydrogens_only: bool) -> None:
     for atom in mol.GetAtoms():
         if hydrogens_only and atom.GetAtomicNum() > 1:
             field.AddFixedPoint(atom.GetIdx())
-    field.Minimize(maxIts=_MAX_STEPS)
-    if not np.isfinite(mol.GetConformer().GetPositions()).all():
+    try:
+        field.Minimize(maxIts=_MAX_STEPS)
+        minimised = bool(np.isfinite(mol.GetConformer().GetPositions()).all())
+    except RuntimeError:  # RDKit's line search gives up on geometries that are bad enough
+        minimised = False
+    if not minimised:
         mol.RemoveAllConformers()
         mol.AddConformer(before)

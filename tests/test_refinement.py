@@ -1,0 +1,143 @@
+"""Refinement only ever improves, leaves finished molecules alone, and mends torn ones."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+from torch import Tensor
+
+from simgen.errors import ConfigError
+from simgen.evolution import EvolutionSettings, Palette, molecule_energies
+from simgen.graph import n_components
+from simgen.molecules import MoleculeBatch
+from simgen.noise import Noise
+from simgen.refinement import RefinementSettings, refine
+from simgen.sampling import Samples
+from simgen.schedules import noise_levels
+
+LEVELS = noise_levels(20).tolist()
+EVOLUTION = EvolutionSettings(n_particles=3, palette=Palette((6, 7)))
+
+
+class Ring:
+    """Atoms are wanted at 1 A from the origin; the closer, the lower their energy."""
+
+    def __call__(self, batch: MoleculeBatch, sigma: float) -> Tensor:
+        r = batch.positions.norm(dim=1, keepdim=True).clamp(min=1e-3)
+        return -4.0 * (r - 1.0) * batch.positions / r
+
+    def atom_energies(self, batch: MoleculeBatch, sigma: float) -> Tensor:
+        return 20.0 * (batch.positions.norm(dim=1) - 1.0).square()
+
+
+def molecules(n_molecules: int, n_atoms: int = 6, spread: float = 2.0) -> Samples:
+    generator = torch.Generator().manual_seed(0)
+    batch = MoleculeBatch.from_arrays(
+        [
+            ([6] * n_atoms, spread * torch.randn(n_atoms, 3, generator=generator))
+            for _ in range(n_molecules)
+        ]
+    )
+    return Samples(batch, torch.ones(n_molecules, dtype=torch.bool))
+
+
+def noise(*samples: int) -> Noise:
+    return Noise(3, torch.tensor(samples))
+
+
+def run(samples: Samples, goal: float, rng: Noise, **options: object) -> Samples:
+    return refine(
+        Ring(),
+        samples,
+        LEVELS,
+        goal,
+        noise=rng,
+        settings=RefinementSettings(**options),
+        evolution=EVOLUTION,
+    )
+
+
+def test_energies_fall_and_never_rise() -> None:
+    start = molecules(5, spread=0.6)
+    before = molecule_energies(Ring(), start.molecules, LEVELS[-1])
+    previous = before
+    for n_rounds in (1, 2, 4):
+        refined = run(start, -1.0, noise(*range(5)), n_rounds=n_rounds, sigma=0.5)
+        after = molecule_energies(Ring(), refined.molecules, LEVELS[-1])
+        assert (after <= previous).all()
+        previous = after
+    assert (previous < 0.5 * before).all()
+
+
+def test_finished_molecules_stay_bit_for_bit() -> None:
+    start = molecules(3, n_atoms=2, spread=0.1)
+    refined = run(start, 1e6, noise(0, 1, 2))
+    assert torch.equal(refined.molecules.positions, start.molecules.positions)
+    assert torch.equal(refined.molecules.atomic_numbers, start.molecules.atomic_numbers)
+
+
+def test_no_rounds_change_nothing() -> None:
+    start = molecules(2)
+    refined = run(start, -1.0, noise(0, 1), n_rounds=0)
+    assert torch.equal(refined.molecules.positions, start.molecules.positions)
+
+
+def test_a_torn_molecule_is_mended_even_at_a_higher_energy() -> None:
+    """Two groups of good atoms, too far from each other to hang together."""
+    torn = torch.tensor([[-1.0, 0, 0], [-1.0, 0.1, 0], [1.0, 0, 0], [1.0, 0.1, 0]])
+    start = Samples(MoleculeBatch.from_arrays([([6] * 4, torn)]), torch.tensor([True]))
+    refined = run(start, 1e6, noise(7), n_rounds=20, torn_sigma=1.0)
+    positions = refined.molecules.positions
+    reach = 1.2 * 2 * 0.76
+    distances = torch.cdist(positions, positions)
+    graph = (distances < reach).numpy()
+    assert connected_components(graph)[0] == 1
+    before = molecule_energies(Ring(), start.molecules, LEVELS[-1])
+    assert molecule_energies(Ring(), refined.molecules, LEVELS[-1]) > before
+
+
+def test_the_batch_does_not_matter() -> None:
+    start = molecules(4, spread=0.8)
+    together = run(start, 0.01, noise(0, 1, 2, 3), n_rounds=3, sigma=0.5)
+    for k in (0, 3):
+        alone = run(
+            Samples(start.molecules[k], torch.tensor([True])), 0.01, noise(k), n_rounds=3, sigma=0.5
+        )
+        assert torch.equal(alone.molecules.positions, together.molecules[k].positions)
+
+
+def test_molecules_that_are_lost_stay_lost() -> None:
+    start = molecules(2)
+    start.molecules.positions[0] = torch.nan
+    lost = Samples(start.molecules, torch.tensor([False, True]))
+    refined = run(lost, -1.0, noise(0, 1), n_rounds=1)
+    assert refined.finite.tolist() == [False, True]
+    assert refined.molecules[1].positions.isfinite().all()
+
+
+def test_bad_settings_are_refused() -> None:
+    with pytest.raises(ConfigError, match="n_rounds"):
+        RefinementSettings(n_rounds=-1)
+    with pytest.raises(ConfigError, match="torn_sigma"):
+        RefinementSettings(torn_sigma=0.0)
+
+
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=5), st.integers(0, 12), st.integers(0, 999))
+@settings(max_examples=60, deadline=None)
+def test_components_are_those_of_scipy(counts: list[int], n_bonds: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    batch = MoleculeBatch.from_arrays([([6] * n, np.zeros((n, 3))) for n in counts])
+    first = np.cumsum(counts) - counts
+    expected, edges = [], []
+    for n, start in zip(counts, first, strict=True):
+        bonds = rng.integers(0, n, size=(n_bonds, 2))
+        edges.append(np.concatenate([bonds, bonds[:, ::-1]]) + start)
+        graph = coo_array((np.ones(n_bonds), (bonds[:, 0], bonds[:, 1])), shape=(n, n))
+        expected.append(connected_components(graph, directed=False)[0])
+    index = torch.from_numpy(np.concatenate(edges).T.copy()).reshape(2, -1)
+    assert n_components(batch, index).tolist() == expected
