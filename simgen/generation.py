@@ -51,7 +51,16 @@ from simgen.reference import ReferenceSet, load_reference
 from simgen.refinement import RefinementSettings, refine
 from simgen.sampling import Progress, Samples, start_molecules
 from simgen.schedules import N_STEPS, noise_levels
-from simgen.validation import EV_TO_KCAL, Report, Status, mark_duplicates, molecule_key, validate
+from simgen.validation import (
+    EV_TO_KCAL,
+    Report,
+    Status,
+    check_contacts,
+    check_graph_kept,
+    mark_duplicates,
+    molecule_key,
+    validate,
+)
 
 MAX_HEAVY_ATOMS = 200
 """More heavy atoms than this are taken for a slip of the keyboard."""
@@ -68,7 +77,7 @@ _ATOMS_PER_HEAVY_ATOM = 2.5
 _COPIES = 4
 """How often the features of an edge are held at a time while forces are computed."""
 
-_GOAL = 0.6
+_GOAL = 0.75
 """Quantile of the energies of real atoms at which a molecule's mean energy counts as good."""
 
 _WORKER_CHUNK = 4
@@ -756,6 +765,14 @@ class _Run:
                     minimise_classically(mol, hydrogens_only=False)
         with self._timed("relaxation"):
             relaxed = dict(zip(mols, self._relax(list(mols.values())), strict=True))
+            # A field can have holes where atoms are too close. What fell into one begins again
+            # from where a classical field, which has none, puts it.
+            spoiled = [place for place, result in relaxed.items() if not _is_sound(result)]
+            for place in spoiled:
+                minimise_classically(mols[place], hydrogens_only=False)
+            again = self._relax([mols[place] for place in spoiled])
+            pairs = zip(spoiled, again, strict=True)
+            relaxed |= {place: result for place, result in pairs if _is_sound(result)}
         with self._timed("validation"):
             return [
                 self._judge(skeleton, assignment, relaxed.get(place))
@@ -891,6 +908,12 @@ class _Relaxed:
     energy: float
     finite: bool
     converged: bool
+
+
+def _is_sound(relaxed: _Relaxed) -> bool:
+    """Whether a relaxation left the bonds of the molecule, and no atoms on top of each other."""
+    checks = (check_graph_kept, check_contacts)
+    return relaxed.finite and all(check(relaxed.mol).passed for check in checks)
 
 
 class _Folder:
