@@ -112,10 +112,10 @@ def test_forces_can_be_trained_on() -> None:
         direction = torch.randn(weight.shape, generator=generator, dtype=torch.float64)
         with torch.no_grad():
             weight += step * direction
-        high = float(loss())
+        high = loss().item()
         with torch.no_grad():
             weight -= 2 * step * direction
-        low = float(loss())
+        low = loss().item()
         with torch.no_grad():
             weight += step * direction
         expected = (high - low) / (2 * step)

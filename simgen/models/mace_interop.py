@@ -1,7 +1,8 @@
 """Conversion of mace-torch models to ours and back.
 
-mace-torch pins e3nn 0.4.4. This module works there: install simgen into an environment with
-mace-torch, convert, and use the weights anywhere.
+simgen itself needs neither mace-torch nor e3nn; only this module imports them, when it converts.
+mace-torch pins e3nn 0.4.4, next to which simgen can be installed: convert in such an environment,
+and use the weights anywhere.
 
 A mace-torch model file is a *pickle*: loading it can run any code that its author put in. Import
 only files whose origin you trust. What comes out is a safetensors file, which is only data.
@@ -153,8 +154,7 @@ def _require_mace() -> None:
         import mace  # type: ignore[import-untyped, import-not-found, unused-ignore] # noqa: F401
     except ImportError as error:
         raise MissingDependencyError(
-            "converting mace-torch models needs mace-torch; it pins e3nn 0.4.4, so install it "
-            "together with simgen in an environment of its own: pip install mace-torch"
+            "converting mace-torch models needs mace-torch next to simgen: pip install mace-torch"
         ) from error
 
 
