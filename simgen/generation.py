@@ -1020,7 +1020,7 @@ def model_digest(model: ForceField) -> str:
 
 def versions() -> dict[str, str]:
     """Versions of the program and of what its results depend on."""
-    packages = ("torch", "e3nn", "rdkit", "numpy", "scipy", "ase")
+    packages = ("torch", "rdkit", "numpy", "scipy", "ase")
     return {
         "simgen": simgen.__version__,
         "python": platform.python_version(),
