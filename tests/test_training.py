@@ -132,6 +132,14 @@ def test_a_killed_run_goes_on_to_the_same_result(tmp_path) -> None:
     assert [row.split(",")[0] for row in lines[0]] == [row.split(",")[0] for row in lines[1]]
 
 
+def test_two_processes_train_the_same_model_as_one(tmp_path) -> None:
+    dataset = toy_dataset()
+    one = load_model(train(dataset, NETWORK, CONFIG, tmp_path / "one"))
+    two = load_model(train(dataset, NETWORK, CONFIG, tmp_path / "two", n_processes=2))
+    for name, value in one.state_dict().items():
+        torch.testing.assert_close(two.state_dict()[name], value, rtol=1e-3, atol=1e-4)
+
+
 def test_training_stops_early_when_nothing_improves(tmp_path) -> None:
     config = TrainingConfig(
         n_steps=50, batch_atoms=64, validate_every=1, patience=3, learning_rate=0.0

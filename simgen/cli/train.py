@@ -39,10 +39,13 @@ def train(
         typer.Option(help='JSON file {"network": {...}, "training": {...}}; default settings.'),
     ] = None,
     device: Device = "auto",
+    processes: Annotated[
+        int | None, typer.Option(min=1, help="Processes on a CPU; by default one per core.")
+    ] = None,
 ) -> None:
     """Train a force field on a data set."""
     from simgen.data.build import Dataset
-    from simgen.devices import resolve_device
+    from simgen.devices import default_workers, resolve_device
     from simgen.models import NetworkConfig
     from simgen.training import TrainingConfig
     from simgen.training import train as run
@@ -55,6 +58,11 @@ def train(
         training = TrainingConfig(**chosen.get("training", {}))
     except TypeError as error:
         raise ConfigError(f"{settings}, section training: {error}") from None
+    n_processes = processes or default_workers(target)
+    if n_processes > 1:
+        import torch
+
+        torch.set_num_threads(1)  # threads of several processes would wait for each other
     with progress_bar("training", "steps") as update:
         path = run(
             dataset,
@@ -62,6 +70,7 @@ def train(
             training,
             out,
             device=target,
+            n_processes=n_processes,
             progress=lambda step, n_steps, _: update(step, n_steps),
         )
     typer.echo(f"wrote {path}")
