@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.multiprocessing import get_context
@@ -237,8 +238,6 @@ class _State:
     def load(
         cls, path: Path, model: ForceField, ema: dict[str, Tensor], optimizer: torch.optim.Adam
     ) -> _State:
-        from safetensors import safe_open
-
         tensors = load_file(path)
         with safe_open(path, framework="pt") as file:
             state = cls(**json.loads(file.metadata()["state"]))

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from simgen.data.recipe import KINDS, Recipe, Task, label_task, make_tasks
 from simgen.errors import LoadError
+from simgen.io import atomic_path
 
 SHARD_SIZE = 40
 """Tasks in a shard: small enough that an interruption costs little."""
@@ -105,9 +106,8 @@ class Dataset:
 
 
 def _save_atomically(path: Path, arrays: dict[str, NDArray[np.generic]]) -> None:
-    temporary = path.with_suffix(".partial.npz")
-    np.savez(temporary, **arrays)  # type: ignore[arg-type]
-    temporary.replace(path)
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        np.savez(file, **arrays)  # type: ignore[arg-type]
 
 
 def build_dataset(

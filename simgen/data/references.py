@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 from rdkit import Chem
-from rdkit.Geometry import Point3D
 
 from simgen.data.build import SPLITS, Dataset
 from simgen.data.recipe import KINDS, RELAXED_FORCE, Kind, Origin
-from simgen.finishing.connectivity import bonded_pairs
+from simgen.io import atomic_path
+from simgen.validation import check_graph_kept
 
 _PROPERTIES = ("smiles", "method", "energy_eV")
 
@@ -32,14 +32,11 @@ def reference_molecules(dataset: Dataset) -> Iterator[Chem.Mol]:
         atoms = slice(dataset.first_atom[i], dataset.first_atom[i] + dataset.counts[i])
         smiles = str(dataset.keys[dataset.task[i]])
         mol = Chem.AddHs(Chem.MolFromSmiles(smiles))
-        numbers, positions = dataset.numbers[atoms], dataset.positions[atoms]
-        bonds = {tuple(sorted((b.GetBeginAtomIdx(), b.GetEndAtomIdx()))) for b in mol.GetBonds()}
-        if bonded_pairs(numbers, positions) != bonds:
-            continue
         conformer = Chem.Conformer(mol.GetNumAtoms())
-        for atom, position in enumerate(positions):
-            conformer.SetAtomPosition(atom, Point3D(*map(float, position)))
+        conformer.SetPositions(dataset.positions[atoms])
         mol.AddConformer(conformer)
+        if not check_graph_kept(mol).passed:
+            continue
         mol.SetProp("_Name", smiles)
         mol.SetProp("smiles", smiles)
         mol.SetProp("method", f"GFN2-xTB minimum, largest force {RELAXED_FORCE} eV/A")
@@ -50,13 +47,15 @@ def reference_molecules(dataset: Dataset) -> Iterator[Chem.Mol]:
 def write_references(dataset: Dataset, path: Path) -> int:
     """Write the reference set as a gzipped SDF file; returns the number of molecules."""
     n_molecules = 0
-    partial = path.with_suffix(".part")
     # mtime=0 and no name in the header: the same molecules give the same bytes.
-    with partial.open("wb") as raw, gzip.GzipFile("", "wb", 9, raw, mtime=0) as file:
+    with (
+        atomic_path(path) as temporary,
+        temporary.open("wb") as raw,
+        gzip.GzipFile("", "wb", 9, raw, mtime=0) as file,
+    ):
         for mol in reference_molecules(dataset):
             block = Chem.MolToMolBlock(mol)
             properties = "".join(f">  <{name}>\n{mol.GetProp(name)}\n\n" for name in _PROPERTIES)
             file.write(f"{block}{properties}$$$$\n".encode())
             n_molecules += 1
-    partial.replace(path)
     return n_molecules
