@@ -515,11 +515,14 @@ def plot_metrics(metrics: Path, picture: Path) -> None:
     for axes, key, label in zip(
         figure.subplots(1, 2),
         ("valid_force_mae_meV_per_A", "valid_energy_mae_meV_per_atom"),
-        ("force MAE, held-out scaffolds (meV/Å)", "energy MAE, held-out scaffolds (meV/atom)"),
+        ("force MAE (meV/Å)", "energy MAE (meV/atom)"),
         strict=True,
     ):
         axes.semilogy([int(row["step"]) for row in rows], [float(row[key]) for row in rows])
         axes.set_xlabel("step")
         axes.set_ylabel(label)
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter("{x:g}")
         axes.grid(alpha=0.3, which="both")
+    figure.suptitle("Errors on held-out scaffolds")
     figure.savefig(picture, dpi=120)
