@@ -1,5 +1,6 @@
 """Bond assignment: known molecules come back from bare positions, and nothing else leaves."""
 
+from importlib import resources
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from simgen.finishing.bonds import (
 )
 from simgen.finishing.connectivity import bonded_pairs, fragments, relative_distances
 from simgen.finishing.status import Status
+from simgen.io import read_molecules
 
 SMILES = [
     "CCO",
@@ -253,6 +255,12 @@ def test_statistics_survive_json() -> None:
 def test_other_text_is_no_statistics(text: str) -> None:
     with pytest.raises(LoadError, match="expected bond statistics"):
         BondStatistics.from_json(text)
+
+
+def test_the_shipped_statistics_are_those_of_the_shipped_reference_molecules() -> None:
+    with resources.as_file(resources.files("simgen.references") / "organic.sdf.gz") as path:
+        molecules = [record.mol for record in read_molecules(path)]
+    assert fit_bond_statistics(molecules).to_json() == load_bond_statistics().to_json()
 
 
 def test_nothing_to_fit_is_an_error() -> None:

@@ -1,5 +1,6 @@
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,9 +15,10 @@ from simgen.training import (
     evaluate,
     fit_atomic_energies,
     initial_model,
-    learning_rate,
+    schedule,
     train,
 )
+from simgen.training.optimiser import Muon, make_optimisers, orthogonalise
 
 NETWORK = NetworkConfig(
     elements=(1, 6, 8), n_channels=4, l_max=1, correlation=2, n_radial=4, radial_widths=(8,)
@@ -92,8 +94,8 @@ def test_a_geometry_larger_than_a_batch_gets_a_batch_of_its_own() -> None:
 
 
 def test_the_learning_rate_rises_then_falls_to_zero() -> None:
-    config = TrainingConfig(n_steps=100, n_warmup=10, learning_rate=1.0)
-    rates = [learning_rate(step, config) for step in range(101)]
+    config = TrainingConfig(n_steps=100, n_warmup=10)
+    rates = [schedule(step, config) for step in range(101)]
     assert rates[0] == pytest.approx(0.1)
     assert max(rates) == rates[9] or max(rates) == rates[10]
     assert rates[100] == 0.0
@@ -109,21 +111,53 @@ def test_training_lowers_the_error(tmp_path) -> None:
     assert (tmp_path / "run/training.png").stat().st_size > 1000
 
 
+@pytest.mark.parametrize("shape", [(20, 20), (3, 16, 40), (2, 2, 50, 20)])
+def test_orthogonalised_matrices_have_singular_values_near_one_and_the_same_directions(
+    shape,
+) -> None:
+    matrices = torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    u, _, v = torch.linalg.svd(matrices, full_matrices=False)
+    found = u.mT @ orthogonalise(matrices) @ v.mT
+    values = torch.diagonal(found, dim1=-2, dim2=-1)
+    torch.testing.assert_close(found, torch.diag_embed(values), rtol=0, atol=1e-8)
+    well_conditioned = values[..., : values.shape[-1] // 2]
+    assert float(well_conditioned.min()) > 0.6 and float(values.max()) < 1.3
+
+
+def test_muon_steps_have_the_size_of_the_learning_rate() -> None:
+    weight = torch.nn.Parameter(torch.zeros(3, 32, 32))
+    optimiser = Muon([weight], lr=0.01)
+    weight.grad = torch.randn(weight.shape, generator=torch.Generator().manual_seed(0))
+    optimiser.step()
+    assert float(weight.detach().square().mean().sqrt()) == pytest.approx(0.01, rel=0.2)
+
+
+def test_large_matrices_are_trained_by_muon_and_everything_else_by_adam() -> None:
+    model = initial_model(toy_dataset(), replace(NETWORK, n_channels=16), 0)
+    muon, adam = make_optimisers(model, 0.1, 0.2)
+    shapes = {tuple(p.shape) for p in muon.param_groups[0]["params"]}
+    assert {shape[-2:] for shape in shapes} <= {(16, 16), (32, 16), (16, 32)}
+    n_weights = sum(len(o.param_groups[0]["params"]) for o in (muon, adam))
+    assert n_weights == len(list(model.parameters()))
+    assert (muon.param_groups[0]["lr"], adam.param_groups[0]["lr"]) == (0.1, 0.2)
+
+
 class KilledError(Exception):
     pass
 
 
 def test_a_killed_run_goes_on_to_the_same_result(tmp_path) -> None:
     dataset = toy_dataset()
-    whole = load_model(train(dataset, NETWORK, CONFIG, tmp_path / "whole"))
+    network = replace(NETWORK, n_channels=16)  # wide enough for Muon
+    whole = load_model(train(dataset, network, CONFIG, tmp_path / "whole"))
 
     def kill(step: int, n_steps: int, metrics: dict[str, float]) -> None:
         if step == 6:
             raise KilledError
 
     with pytest.raises(KilledError):
-        train(dataset, NETWORK, CONFIG, tmp_path / "killed", progress=kill)
-    resumed = load_model(train(dataset, NETWORK, CONFIG, tmp_path / "killed"))
+        train(dataset, network, CONFIG, tmp_path / "killed", progress=kill)
+    resumed = load_model(train(dataset, network, CONFIG, tmp_path / "killed"))
     for name, value in whole.state_dict().items():
         assert torch.equal(value, resumed.state_dict()[name]), name
     lines = [
@@ -142,7 +176,12 @@ def test_two_processes_train_the_same_model_as_one(tmp_path) -> None:
 
 def test_training_stops_early_when_nothing_improves(tmp_path) -> None:
     config = TrainingConfig(
-        n_steps=50, batch_atoms=64, validate_every=1, patience=3, learning_rate=0.0
+        n_steps=50,
+        batch_atoms=64,
+        validate_every=1,
+        patience=3,
+        learning_rate=0.0,
+        adam_learning_rate=0.0,
     )
     train(toy_dataset(), NETWORK, config, tmp_path)
     n_validations = len((tmp_path / "metrics.csv").read_text().splitlines()) - 1

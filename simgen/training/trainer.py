@@ -26,6 +26,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.multiprocessing import get_context
+from torch.optim import Optimizer
 
 from simgen.data.build import SPLITS, Dataset
 from simgen.data.recipe import KINDS
@@ -34,6 +35,7 @@ from simgen.errors import ConfigError, InputError
 from simgen.graph import molecule_pairs, neighbour_list
 from simgen.models import ForceField, NetworkConfig, save_model
 from simgen.molecules import MoleculeBatch
+from simgen.training.optimiser import make_optimisers
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,9 +49,11 @@ class TrainingConfig:
     batch_atoms : int
         Atoms in a batch, at most; geometries are added until it is full.
     learning_rate : float
-        Highest learning rate.
+        Highest learning rate of Muon, which trains the matrices.
+    adam_learning_rate : float
+        The same of Adam, which trains everything else.
     n_warmup : int
-        Steps over which the learning rate rises from zero.
+        Steps over which the learning rates rise from zero.
     ema_decay : float
         Decay of the moving average of the weights, per step.
     energy_weight, force_weight : float
@@ -66,7 +70,8 @@ class TrainingConfig:
 
     n_steps: int = 20_000
     batch_atoms: int = 512
-    learning_rate: float = 5e-3
+    learning_rate: float = 0.02
+    adam_learning_rate: float = 5e-3
     n_warmup: int = 200
     ema_decay: float = 0.999
     energy_weight: float = 2.0
@@ -218,14 +223,14 @@ class _State:
     seconds: float
 
     def save(
-        self, path: Path, model: ForceField, ema: dict[str, Tensor], optimizer: torch.optim.Adam
+        self, path: Path, model: ForceField, ema: dict[str, Tensor], optimisers: list[Optimizer]
     ) -> None:
         tensors = {f"model.{k}": v for k, v in model.state_dict().items()}
         tensors |= {f"ema.{k}": v for k, v in ema.items()}
-        names = [name for name, _ in model.named_parameters()]
-        for i, entry in optimizer.state_dict()["state"].items():
-            for key, value in entry.items():
-                tensors[f"optimizer.{names[i]}.{key}"] = value
+        for name, parameter in model.named_parameters():
+            for optimiser in optimisers:
+                for key, value in optimiser.state.get(parameter, {}).items():
+                    tensors[f"optimiser.{name}.{key}"] = value
         partial = path.with_suffix(".part")
         save_file(
             {k: v.detach().cpu().contiguous() for k, v in tensors.items()},
@@ -236,7 +241,7 @@ class _State:
 
     @classmethod
     def load(
-        cls, path: Path, model: ForceField, ema: dict[str, Tensor], optimizer: torch.optim.Adam
+        cls, path: Path, model: ForceField, ema: dict[str, Tensor], optimisers: list[Optimizer]
     ) -> _State:
         tensors = load_file(path)
         with safe_open(path, framework="pt") as file:
@@ -244,15 +249,12 @@ class _State:
         model.load_state_dict(_with_prefix(tensors, "model."))
         for name, value in _with_prefix(tensors, "ema.").items():
             ema[name].copy_(value)
-        entries: dict[int, dict[str, Tensor]] = {}
-        for i, (name, _) in enumerate(model.named_parameters()):
-            entries[i] = {
-                key.removeprefix(f"optimizer.{name}."): value
-                for key, value in tensors.items()
-                if key.startswith(f"optimizer.{name}.")
-                and "." not in key.removeprefix(f"optimizer.{name}.")
-            }
-        optimizer.load_state_dict(optimizer.state_dict() | {"state": entries})
+        for name, parameter in model.named_parameters():
+            # No other name begins with this one and a dot: names are those of whole tensors.
+            entry = _with_prefix(tensors, f"optimiser.{name}.")
+            for optimiser in optimisers:
+                if entry and any(parameter is p for p in optimiser.param_groups[0]["params"]):
+                    optimiser.state[parameter] = entry
         return state
 
 
@@ -318,12 +320,13 @@ def train(
     settings_file.write_text(json.dumps(settings, indent=1) + "\n")
 
     model = initial_model(dataset, network, config.seed).to(device)
-    optimizer = torch.optim.Adam(model.parameters(), lr=config.learning_rate, betas=(0.9, 0.99))
+    optimisers = make_optimisers(model, config.learning_rate, config.adam_learning_rate)
+    highest_rates = [optimiser.param_groups[0]["lr"] for optimiser in optimisers]
     average = {name: p.detach().clone() for name, p in model.named_parameters()}
     checkpoint = out / "checkpoint.safetensors"
     state = _State(step=0, best_error=math.inf, n_bad=0, seconds=0.0)
     if checkpoint.exists():
-        state = _State.load(checkpoint, model, average, optimizer)
+        state = _State.load(checkpoint, model, average, optimisers)
         _drop_metrics_after(out / "metrics.csv", state.step)
     geometries = Geometries(dataset, torch.float32)
     start = time.monotonic() - state.seconds
@@ -333,18 +336,19 @@ def train(
     for batch_indices in _batches_from(state.step, dataset, config):
         if state.step >= config.n_steps or state.n_bad >= config.patience:
             break
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(state.step, config)
+        for optimiser, highest in zip(optimisers, highest_rates, strict=True):
+            optimiser.param_groups[0]["lr"] = highest * schedule(state.step, config)
         by_size = batch_indices[np.argsort(dataset.counts[batch_indices], kind="stable")]
         total = len(by_size), int(dataset.counts[by_size].sum())
         for i, helper in enumerate(helpers, start=1):
             helper.start(by_size[i::n_processes], total)
-        optimizer.zero_grad(set_to_none=True)
+        model.zero_grad(set_to_none=True)
         loss = _backward(model, geometries, by_size[::n_processes], total, config)
         for helper in helpers:
             loss = loss + helper.finish()
         torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
-        optimizer.step()
+        for optimiser in optimisers:
+            optimiser.step()
         state.step += 1
         decay = min(config.ema_decay, state.step / (state.step + 10.0))
         with torch.no_grad():
@@ -363,7 +367,7 @@ def train(
             latest = {
                 "step": state.step,
                 "seconds": round(state.seconds, 1),
-                "learning_rate": learning_rate(state.step, config),
+                "learning_rate": config.learning_rate * schedule(state.step, config),
                 "train_loss": float(torch.stack(losses).mean()),
                 "valid_energy_mae_meV_per_atom": 1e3 * errors.energy,
                 "valid_force_mae_meV_per_A": 1e3 * errors.force,
@@ -373,7 +377,7 @@ def train(
                 state.best_error = score
                 save_model(averaged, out / "model.safetensors", {"training": settings | latest})
             _append_metrics(out / "metrics.csv", latest)
-            state.save(checkpoint, model, average, optimizer)
+            state.save(checkpoint, model, average, optimisers)
             plot_metrics(out / "metrics.csv", out / "training.png")
     for helper in helpers:
         helper.stop()
@@ -468,10 +472,10 @@ def _help(
         connection.send(float(loss))
 
 
-def learning_rate(step: int, config: TrainingConfig) -> float:
-    """Learning rate of a step: linear rise, then linear fall to zero."""
+def schedule(step: int, config: TrainingConfig) -> float:
+    """Learning rates of a step relative to the highest: linear rise, then linear fall to zero."""
     warm = min(1.0, (step + 1) / max(1, config.n_warmup))
-    return config.learning_rate * warm * (1.0 - step / max(1, config.n_steps))
+    return warm * (1.0 - step / max(1, config.n_steps))
 
 
 def _batches_from(

@@ -1,0 +1,99 @@
+"""Muon: momentum steps whose matrices are made orthogonal.
+
+A gradient of a weight matrix has a few strong directions and many weak ones, and a step along it
+learns little in the weak ones. Muon takes a step that is equally long in all of them. On force
+fields of this size it needs less than half as many steps as Adam (docs/experiments.md).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+SMALLEST_MATRIX = 16
+"""Matrices with fewer rows or columns are not worth it: Adam trains them, as it does vectors."""
+
+_NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
+"""Coefficients of the quintic iteration (Jordan 2024)."""
+_N_ITERATIONS = 5
+
+
+def orthogonalise(matrices: Tensor) -> Tensor:
+    """Replace the singular values of matrices by numbers near 1, between 0.68 and 1.14.
+
+    Parameters
+    ----------
+    matrices : Tensor, shape (..., n_rows, n_columns)
+
+    Returns
+    -------
+    Tensor
+        Of the same shape.
+
+    References
+    ----------
+    K. Jordan et al., "Muon: an optimizer for hidden layers in neural networks" (2024),
+    kellerjordan.github.io/posts/muon.
+    """
+    a, b, c = _NEWTON_SCHULZ
+    is_tall = matrices.shape[-2] > matrices.shape[-1]
+    x: Tensor = matrices.mT if is_tall else matrices
+    x = x / (torch.linalg.matrix_norm(x)[..., None, None] + 1e-12)
+    for _ in range(_N_ITERATIONS):
+        gram = x @ x.mT
+        x = a * x + (b * gram + c * gram @ gram) @ x
+    return x.mT if is_tall else x
+
+
+class Muon(torch.optim.Optimizer):
+    """Nesterov momentum with orthogonal steps, for stacks of matrices of shape (..., n, m).
+
+    ``torch.optim.Muon`` takes single matrices only, and bfloat16 is slow on CPUs.
+
+    Parameters
+    ----------
+    params : iterable of Tensor
+        Weights; their last two dimensions are matrices.
+    lr : float
+        Root mean square of the change of a weight in one step.
+    momentum : float
+        Decay of the mean of the gradients, per step.
+    """
+
+    def __init__(self, params: Iterable[Tensor], lr: float, momentum: float = 0.95) -> None:
+        super().__init__(params, {"lr": lr, "momentum": momentum})
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """Move all weights that have a gradient."""
+        for group in self.param_groups:
+            for weight in group["params"]:
+                if weight.grad is None:
+                    continue
+                state = self.state[weight]
+                if not state:
+                    state["mean"] = torch.zeros_like(weight)
+                state["mean"].lerp_(weight.grad, 1 - group["momentum"])
+                step = orthogonalise(weight.grad.lerp(state["mean"], group["momentum"]))
+                # The root mean square of an orthogonal matrix's elements is 1/sqrt(longer side).
+                weight.add_(step, alpha=-group["lr"] * math.sqrt(max(weight.shape[-2:])))
+
+
+def make_optimisers(
+    model: nn.Module, learning_rate: float, adam_learning_rate: float
+) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices, Adam for everything else."""
+    matrices: list[nn.Parameter] = []
+    others: list[nn.Parameter] = []
+    for weight in model.parameters():
+        is_matrix = weight.ndim >= 2 and min(weight.shape[-2:]) >= SMALLEST_MATRIX
+        (matrices if is_matrix else others).append(weight)
+    optimisers: list[torch.optim.Optimizer] = []
+    if matrices:
+        optimisers.append(Muon(matrices, learning_rate))
+    if others:
+        optimisers.append(torch.optim.Adam(others, adam_learning_rate, betas=(0.9, 0.99)))
+    return optimisers
