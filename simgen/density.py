@@ -20,7 +20,6 @@ R. Elijošius et al., "Zero shot molecular generation via similarity kernels", N
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -32,7 +31,7 @@ from torch.autograd.function import once_differentiable
 
 from simgen.descriptors import Descriptor, linearise
 from simgen.errors import InputError
-from simgen.graph import edge_vectors, molecule_pairs
+from simgen.graph import Chunk, Layout, molecule_pairs
 from simgen.molecules import MoleculeBatch
 from simgen.schedules import kernel_sharpness
 
@@ -43,17 +42,13 @@ REPULSION_STRENGTH = 1.0 / 3.0
 REPULSION_DECAY = 8.0
 """1/angstrom (Elijošius et al. 2025)."""
 
-MAX_PAIRS_CPU = 2**12
-"""Pairs of atoms whose descriptors are computed at once; bounds the memory of the network. So few
-that the data stay in a CPU's caches."""
-MAX_PAIRS_ACCELERATOR = 2**17
-"""The same where many pairs at once are needed to keep the device busy."""
-MAX_LAYOUTS = 64
-"""Layouts of batches whose pairs are remembered."""
+SMALLEST_DISTANCE = 1e-12
+"""angstrom; two atoms closer than this coincide."""
 MAX_KERNEL_ELEMENTS = 2**22
 """Elements of the kernel matrix that exist at once; bounds the memory of the kernel."""
-MIN_EXPONENT = -70.0
-"""Weights below exp(-70) of the largest are raised to it: they stay invisible in the sum, and
+LOG2_E = math.log2(math.e)
+MIN_EXPONENT = -100.0
+"""Weights below 2^-100 of the largest are raised to it: they stay invisible in the sum, and
 denormal numbers, which are slow on CPUs, stay away."""
 
 
@@ -104,83 +99,6 @@ def clip_score(score: Tensor, max_norm: float = MAX_SCORE) -> Tensor:
     norm = torch.linalg.vector_norm(score, dim=1, keepdim=True)
     clipped: Tensor = score * (max_norm / norm).clamp(max=1.0)
     return clipped
-
-
-# --- what depends on the layout of a batch, but not on its positions --------------------------
-
-
-class Chunk(NamedTuple):
-    """Successive molecules of a batch that are evaluated together."""
-
-    atoms: slice
-    molecule_idx: Tensor
-    n_molecules: int
-    pairs: Tensor
-
-    def of(self, batch: MoleculeBatch) -> MoleculeBatch:
-        """Return these molecules of a batch of the layout."""
-        return MoleculeBatch(
-            positions=batch.positions[self.atoms],
-            atomic_numbers=batch.atomic_numbers[self.atoms],
-            molecule_idx=self.molecule_idx,
-            fixed=batch.fixed[self.atoms],
-            n_molecules=self.n_molecules,
-        )
-
-
-class Layout:
-    """Chunks, with their pairs, of the layouts of batches seen lately.
-
-    Samplers move atoms and change elements of batches whose ``molecule_idx`` stays the same tensor;
-    as long as it does, the chunks are those of the first call.
-
-    Parameters
-    ----------
-    max_pairs : int, optional
-        Pairs of atoms of a chunk, by default what suits the device; a chunk has at least one
-        molecule all the same.
-    """
-
-    def __init__(self, max_pairs: int | None = None) -> None:
-        if max_pairs is not None and max_pairs < 1:
-            raise InputError(f"expected max_pairs >= 1, got {max_pairs}")
-        self.max_pairs = max_pairs
-        # The tensors are kept with the chunks, so that none of their ids is used again.
-        self._seen: dict[int, tuple[Tensor, tuple[Chunk, ...]]] = {}
-
-    def chunks(self, batch: MoleculeBatch) -> tuple[Chunk, ...]:
-        """Return the chunks of a batch, all its molecules in order."""
-        key = id(batch.molecule_idx)
-        if key not in self._seen:
-            if len(self._seen) == MAX_LAYOUTS:
-                del self._seen[next(iter(self._seen))]
-            self._seen[key] = (batch.molecule_idx, tuple(self._split(batch)))
-        return self._seen[key][1]
-
-    def _split(self, batch: MoleculeBatch) -> list[Chunk]:
-        on_cpu = batch.positions.device.type == "cpu"
-        max_pairs = self.max_pairs or (MAX_PAIRS_CPU if on_cpu else MAX_PAIRS_ACCELERATOR)
-        bounds = [(0, 0)]
-        n_pairs = n_atoms = 0
-        for molecule, count in enumerate(batch.counts.tolist()):
-            pairs_here = count * (count - 1)
-            if n_pairs and n_pairs + pairs_here > max_pairs:
-                bounds.append((molecule, n_atoms))
-                n_pairs = 0
-            n_pairs += pairs_here
-            n_atoms += count
-        bounds.append((batch.n_molecules, n_atoms))
-        chunks = []
-        for (molecule, atom), (next_molecule, next_atom) in itertools.pairwise(bounds):
-            atoms = slice(atom, next_atom)
-            unpaired = Chunk(
-                atoms=atoms,
-                molecule_idx=batch.molecule_idx[atoms] - molecule,
-                n_molecules=next_molecule - molecule,
-                pairs=batch.molecule_idx.new_zeros(2, 0),
-            )
-            chunks.append(unpaired._replace(pairs=molecule_pairs(unpaired.of(batch))))
-        return chunks
 
 
 # --- similarity --------------------------------------------------------------------------------
@@ -234,8 +152,13 @@ class ReferenceEnvironments:
         )
 
 
+def extend(references: Tensor) -> Tensor:
+    """Append -|b_j|^2 / 2 to references b_j, (n, n_features); what :func:`log_kernel` takes."""
+    return torch.cat([references, -0.5 * references.square().sum(1, keepdim=True)], 1)
+
+
 def log_kernel(
-    features: Tensor, references: Tensor, precision: Tensor, *, with_gradient: bool
+    features: Tensor, extended: Tensor, precision: Tensor, *, with_gradient: bool
 ) -> tuple[Tensor, Tensor | None]:
     """Evaluate log k_i = logsumexp_j(-precision_i |a_i - b_j|^2 / 2) and its gradient.
 
@@ -247,8 +170,8 @@ def log_kernel(
     ----------
     features : Tensor, shape (n_atoms, n_features)
         The a_i.
-    references : Tensor, shape (n_references, n_features)
-        The b_j.
+    extended : Tensor, shape (n_references, n_features + 1)
+        The b_j, with what :func:`extend` appends.
     precision : Tensor, shape (n_atoms,)
         Inverse square widths.
     with_gradient : bool
@@ -262,21 +185,22 @@ def log_kernel(
         Its derivatives: precision_i (mean_ij - a_i), with the mean of the b_j weighted by their
         terms of the sum.
     """
-    half_squares = 0.5 * references.square().sum(1, keepdim=True)
-    extended = torch.cat([references, -half_squares], dim=1).T.contiguous()
-    n_block = max(1, MAX_KERNEL_ELEMENTS // len(references))
+    n_block = max(1, MAX_KERNEL_ELEMENTS // len(extended))
     blocks = zip(torch.split(features, n_block), torch.split(precision, n_block), strict=True)
     log_k, gradient = [], []
     for a, p in blocks:
         p = p[:, None]
-        weights = torch.cat([p * a, p], dim=1) @ extended
+        # Exponents to the base of 2, which is the faster power.
+        binary = p * LOG2_E
+        weights = torch.cat([binary * a, binary], dim=1) @ extended.T
         largest = weights.amax(1, keepdim=True)
-        weights.sub_(largest).clamp_(min=MIN_EXPONENT).exp_()
+        weights.sub_(largest).clamp_(min=MIN_EXPONENT).exp2_()
         total = weights.sum(1, keepdim=True)
         squares = a.square().sum(1, keepdim=True)
-        log_k.append((largest + total.log() - 0.5 * p * squares).squeeze(1))
+        log_k.append(((largest + total.log2()) / LOG2_E - 0.5 * p * squares).squeeze(1))
         if with_gradient:
-            gradient.append(p * ((weights @ references) / total - a))
+            mean = (weights @ extended)[:, :-1] / total
+            gradient.append(p * (mean - a))
     return torch.cat(log_k), torch.cat(gradient) if with_gradient else None
 
 
@@ -284,8 +208,8 @@ class _LogKernel(torch.autograd.Function):
     """``log_kernel`` for automatic differentiation with respect to the features."""
 
     @staticmethod
-    def forward(ctx: Any, features: Tensor, references: Tensor, precision: Tensor) -> Tensor:
-        log_k, gradient = log_kernel(features, references, precision, with_gradient=True)
+    def forward(ctx: Any, features: Tensor, extended: Tensor, precision: Tensor) -> Tensor:
+        log_k, gradient = log_kernel(features, extended, precision, with_gradient=True)
         ctx.save_for_backward(gradient)
         return log_k
 
@@ -333,7 +257,7 @@ class SimilarityKernel:
         self._layout = Layout(max_pairs)
         features = environments.features
         self._centre = features.mean(0)
-        self._references = features - self._centre
+        self._references = extend(features - self._centre)
         widths = dict(widths or {})
         if any(width <= 0 for width in widths.values()):
             raise InputError(f"expected positive widths, got {widths}")
@@ -393,7 +317,9 @@ class SimilarityKernel:
         """
         precision = kernel_sharpness(sigma) * self._inverse_scale[0]
         precision = precision.expand(len(self._references))
-        log_k, _ = log_kernel(self._references, self._references, precision, with_gradient=False)
+        log_k, _ = log_kernel(
+            self._references[:, :-1], self._references, precision, with_gradient=False
+        )
         # Its own term in the sum is exp(0).
         return -(log_k + torch.log(-torch.expm1(-log_k.clamp(min=0.0))))
 
@@ -412,14 +338,30 @@ class Repulsion:
         parts = []
         for chunk in self._layout.chunks(batch):
             part = chunk.of(batch)
-            squares = edge_vectors(part.positions, chunk.pairs).square().sum(1)
-            # Coinciding atoms know no direction: their force is zero, not infinite.
-            r = squares.clamp(min=torch.finfo(squares.dtype).tiny).sqrt()
+            _, energies = self._pairs(part, chunk)
             # Each pair comes twice.
-            energies = 0.5 * REPULSION_STRENGTH * torch.exp(-REPULSION_DECAY * r)
-            per_molecule = energies.new_zeros(chunk.n_molecules)
-            parts.append(per_molecule.index_add(0, part.molecule_idx[chunk.pairs[1]], energies))
+            parts.append(part.sum_per_molecule(0.5 * energies.sum(1)))
         return -torch.cat(parts)
+
+    def score(self, batch: MoleculeBatch, sigma: float) -> Tensor:
+        """Gradient of the log-density, shape (n_atoms, 3), 1/angstrom."""
+        parts = []
+        with torch.no_grad():
+            for chunk in self._layout.chunks(batch):
+                vectors, energies = self._pairs(chunk.of(batch), chunk)
+                r = torch.linalg.vector_norm(vectors, dim=2).clamp(min=SMALLEST_DISTANCE)
+                parts.append(((REPULSION_DECAY * energies / r)[..., None] * vectors).sum(1))
+        return torch.cat(parts)
+
+    @staticmethod
+    def _pairs(batch: MoleculeBatch, chunk: Chunk) -> tuple[Tensor, Tensor]:
+        """Vectors and energies between each atom and the others, (n_atoms, n_slots[, 3])."""
+        vectors = batch.positions[:, None] - batch.positions[chunk.senders]
+        # Coinciding atoms know no direction: their force is zero, not infinite.
+        r = vectors.square().sum(2).clamp(min=SMALLEST_DISTANCE**2).sqrt()
+        energies = REPULSION_STRENGTH * torch.exp(-REPULSION_DECAY * r)
+        itself = torch.arange(len(r), device=r.device)[:, None]
+        return vectors, torch.where(chunk.senders == itself, 0.0, energies)
 
 
 class SimilarityScore:

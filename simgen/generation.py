@@ -18,12 +18,12 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, fields, replace
 from importlib.metadata import version
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import ase
 import numpy as np
@@ -33,6 +33,7 @@ from rdkit import Chem
 
 import simgen
 from simgen import io
+from simgen.cohesion import Cohesion
 from simgen.density import Repulsion, SimilarityKernel, SimilarityScore
 from simgen.descriptors.force_field import ForceFieldDescriptor
 from simgen.devices import keep_freed_memory, memory_budget, resolve_device
@@ -43,10 +44,10 @@ from simgen.finishing.bonds import BondAssignment, assign_bonds
 from simgen.finishing.classical import has_tight_contacts, minimise_classically
 from simgen.finishing.hydrogens import add_hydrogens
 from simgen.finishing.relaxation import relax
-from simgen.models import ForceField, load_model
+from simgen.models import ForceField, FrozenForceField, load_model
 from simgen.molecules import MoleculeBatch
 from simgen.noise import Noise, Stream
-from simgen.priors import Circle, Gaussian, Line, PointCloud, Prior, PriorForm
+from simgen.priors import Gaussian, Prior, prior_from_dict, prior_to_dict, suggest_atoms
 from simgen.reference import ReferenceSet, load_reference
 from simgen.refinement import RefinementSettings, refine
 from simgen.sampling import Progress, Samples, start_molecules
@@ -220,67 +221,6 @@ class GenerationConfig:
         return cls.from_dict(values)
 
 
-def prior_to_dict(prior: Prior) -> dict[str, Any]:
-    """Describe a prior so that :func:`prior_from_dict` can make an equal one.
-
-    Of a prior of the user's own only the class is kept.
-    """
-    # Not isinstance: a class derived from one of these may be more than its description.
-    if type(prior) is Gaussian:
-        covariance = torch.as_tensor(prior.covariance).tolist()
-        return {"kind": "gaussian", "covariance": covariance, "strength": prior.strength}
-    if type(prior) is Line:
-        return {"kind": "line", "length": prior.length, "form": str(prior.form)}
-    if type(prior) is Circle:
-        # The first point lies on the x axis.
-        return {"kind": "circle", "radius": float(prior.points[0, 0]), "form": str(prior.form)}
-    if type(prior) is PointCloud:
-        return {
-            "kind": "point_cloud",
-            "points": prior.points.tolist(),
-            "covariance": torch.as_tensor(prior.covariance).tolist(),
-            "beta": prior.beta,
-            "strength": prior.strength,
-            "form": str(prior.form),
-        }
-    return {"kind": f"{type(prior).__module__}.{type(prior).__qualname__}"}
-
-
-def prior_from_dict(values: Mapping[str, Any]) -> Prior:
-    """Make a prior from its description.
-
-    Raises
-    ------
-    ConfigError
-        If it is not one that :func:`prior_to_dict` describes in full.
-    """
-    kinds: dict[str, Callable[..., Prior]] = {
-        "gaussian": Gaussian,
-        "line": Line,
-        "circle": Circle,
-        "point_cloud": PointCloud,
-    }
-    given = dict(values)
-    kind = given.pop("kind", None)
-    if kind not in kinds:
-        raise ConfigError(f"expected a prior of kind {', '.join(kinds)}, got {kind!r}")
-    try:
-        for name in ("points", "covariance"):
-            if name in given:
-                given[name] = torch.tensor(given[name], dtype=torch.float64)
-        if "form" in given:
-            given["form"] = PriorForm(given["form"])
-        prior = kinds[kind](**given)
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"cannot make a {kind} prior: {error}") from None
-    if isinstance(prior, Gaussian) and "covariance" in given:
-        covariance = given["covariance"]
-        if torch.allclose(torch.as_tensor(prior.covariance), covariance, rtol=1e-12, atol=1e-12):
-            # It was normalised already; doing so again changed its last digits.
-            object.__setattr__(prior, "covariance", covariance)
-    return prior
-
-
 # --- results -----------------------------------------------------------------------------------
 
 
@@ -433,7 +373,7 @@ class Generator:
     def generate(
         self,
         n_molecules: int = 16,
-        n_heavy_atoms: int | tuple[int, int] = 12,
+        n_heavy_atoms: int | tuple[int, int] | Literal["auto"] = 12,
         *,
         prior: Prior | None = None,
         reference: str | Path | ReferenceSet = "organic",
@@ -455,8 +395,9 @@ class Generator:
         ----------
         n_molecules : int
             Number of attempts; the result tells which of them are valid.
-        n_heavy_atoms : int or (int, int)
-            Heavy atoms of each molecule, or the range from which each attempt draws.
+        n_heavy_atoms : int, (int, int) or "auto"
+            Heavy atoms of each molecule, or the range from which each attempt draws; with "auto"
+            the number that suits the prior's size.
         prior : Prior, optional
             Where atoms are wanted; by default a Gaussian that only holds them together.
         reference : str, Path or ReferenceSet
@@ -479,7 +420,8 @@ class Generator:
             than a few attempts. In a script, more than one needs the usual guard
             ``if __name__ == "__main__":``. The result does not depend on it.
         out : str or Path, optional
-            Folder to write to after every batch; without it nothing is written.
+            Folder to write to; without it nothing is written. Finished attempts are saved in its
+            journal after every batch, the other files are written when the run ends.
         resume : bool
             Go on with the run in ``out``, whose configuration must be the same.
         trajectory : bool
@@ -511,7 +453,9 @@ class Generator:
         """
         if isinstance(reference, str | Path):
             reference = load_reference(reference)
-        sizes = (n_heavy_atoms, n_heavy_atoms) if isinstance(n_heavy_atoms, int) else n_heavy_atoms
+        prior = Gaussian() if prior is None else prior
+        n_atoms = suggest_atoms(prior) if n_heavy_atoms == "auto" else n_heavy_atoms
+        sizes = (n_atoms, n_atoms) if isinstance(n_atoms, int) else n_atoms
         run = None if out is None else _Folder(Path(out), resume=resume)
         if seed is None:
             # A run that is resumed without a seed goes on with the one that was drawn for it.
@@ -520,7 +464,7 @@ class Generator:
             n_molecules=n_molecules,
             n_heavy_atoms=sizes,
             seed=seed,
-            prior=Gaussian() if prior is None else prior,
+            prior=prior,
             reference=reference.name,
             model=self.name,
             elements=tuple(atomic_number(symbol) for symbol in elements),
@@ -556,6 +500,7 @@ class _Run:
         self.config = config
         self.reference = reference
         self.model = model
+        self.energy_and_forces = FrozenForceField(model).energy_and_forces
         self.device = generator.device
         self.dtype = model.embedding.dtype
         self.folder = folder
@@ -577,7 +522,7 @@ class _Run:
             kernel = SimilarityKernel(descriptor, environments)
             self.levels = noise_levels(config.n_steps).tolist()
             self.goal = float(kernel.reference_energies(self.levels[-1]).quantile(_GOAL))
-        self.score = SimilarityScore(kernel, [Repulsion(), config.prior])
+        self.score = SimilarityScore(kernel, [Repulsion(), Cohesion(), config.prior])
         self.provenance: dict[str, Any] = {
             "model": {"name": config.model, "sha256": model_digest(model)},
             "reference": {
@@ -610,12 +555,18 @@ class _Run:
             if n_workers > 1
             else self._one_by_one(missing, batch_size)
         )
-        for finished in chunks:
-            attempts |= {attempt.index: attempt for attempt in finished}
-            if self.folder is not None:
-                self.folder.append(finished, self.timings)
-                self._result(attempts).to_dir(self.folder.path)
-            self._report(len(attempts))
+        try:
+            for finished in chunks:
+                attempts |= {attempt.index: attempt for attempt in finished}
+                if self.folder is not None:
+                    self.folder.append(finished, self.timings)
+                self._report(len(attempts))
+        except BaseException:
+            # While a run goes on the journal is enough; once it ends, the files are there.
+            if self.folder is not None and attempts:
+                with suppress(SimgenError):
+                    self._result(attempts).to_dir(self.folder.path)
+            raise
         result = self._result(attempts)
         if self.folder is not None:
             result.to_dir(self.folder.path)
@@ -793,13 +744,13 @@ class _Run:
         )
         everything = torch.zeros_like(batch.fixed)
         first = relax(
-            self.model.energy_and_forces,
+            self.energy_and_forces,
             batch.replace(fixed=batch.atomic_numbers != 1),
             f_max=_F_MAX,
             max_steps=_HYDROGEN_STEPS,
         )
         second = relax(
-            self.model.energy_and_forces,
+            self.energy_and_forces,
             first.batch.replace(fixed=everything),
             f_max=_F_MAX,
             max_steps=_RELAXATION_STEPS,
@@ -844,6 +795,9 @@ class _Run:
         elif report.status is Status.OK and not relaxed.converged:
             detail = f"forces above {_F_MAX} eV/A after {_RELAXATION_STEPS} steps"
             report = replace(report, status=Status.UNCONVERGED, detail=detail)
+        elif report.status is Status.OK and len(assignment.kept) < self.config.n_heavy_atoms[0]:
+            detail = f"{n_dropped} heavy atoms lay apart and were left out"
+            report = replace(report, status=Status.INCOMPLETE, detail=detail)
         return _attempt_of_mol(skeleton.index, report, relaxed.mol)
 
     @contextmanager

@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
+import itertools
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
+from simgen.errors import InputError
 from simgen.molecules import MoleculeBatch
+
+MAX_PAIRS_CPU = 2**12
+"""Pairs of atoms whose descriptors are computed at once; bounds the memory of the network. So few
+that the data stay in a CPU's caches."""
+MAX_PAIRS_ACCELERATOR = 2**17
+"""The same where many pairs at once are needed to keep the device busy."""
+MAX_LAYOUTS = 64
+"""Layouts of batches whose pairs are remembered."""
 
 
 def molecule_pairs(batch: MoleculeBatch) -> Tensor:
@@ -57,23 +69,115 @@ def neighbour_list(positions: Tensor, pairs: Tensor, r_max: float) -> Tensor:
     return pairs[:, distances < r_max]
 
 
-def n_components(batch: MoleculeBatch, edges: Tensor) -> Tensor:
-    """Number of connected components of each molecule, shape (n_molecules,), int64.
+def components(n_atoms: int, edges: Tensor) -> Tensor:
+    """Connected components: the first atom of the component of each atom, (n_atoms,), int64.
 
     Parameters
     ----------
-    batch : MoleculeBatch
-        Molecules; their positions do not matter.
+    n_atoms : int
+        Number of atoms.
     edges : Tensor, shape (2, n_edges)
         Which atoms hang together; each pair in both directions.
     """
-    atoms = torch.arange(batch.n_atoms, device=edges.device)
-    label = atoms
+    label = torch.arange(n_atoms, device=edges.device)
     while True:
         # The smallest label spreads to the neighbours, and then to whatever a label points at.
         spread = label.scatter_reduce(0, edges[1], label[edges[0]], "amin")
         spread = spread[spread]
         if torch.equal(spread, label):
-            break
+            return label
         label = spread
-    return batch.sum_per_molecule((label == atoms).to(torch.int64))
+
+
+class Chunk(NamedTuple):
+    """Successive molecules of a batch that are evaluated together."""
+
+    atoms: slice
+    molecule_idx: Tensor
+    n_molecules: int
+    pairs: Tensor
+    """:func:`molecule_pairs` of these molecules."""
+    senders: Tensor
+    """All other atoms of the molecule of each atom, shape (n_atoms, n_slots), int64; slots that are
+    left over have the atom itself."""
+
+    def of(self, batch: MoleculeBatch) -> MoleculeBatch:
+        """Return these molecules of a batch of the layout."""
+        if self.n_molecules == batch.n_molecules:
+            return batch
+        return MoleculeBatch(
+            positions=batch.positions[self.atoms],
+            atomic_numbers=batch.atomic_numbers[self.atoms],
+            molecule_idx=self.molecule_idx,
+            fixed=batch.fixed[self.atoms],
+            n_molecules=self.n_molecules,
+        )
+
+
+class Layout:
+    """Chunks, with their pairs, of the layouts of batches seen lately.
+
+    Samplers move atoms and change elements of batches whose ``molecule_idx`` stays the same tensor;
+    as long as it does, the chunks are those of the first call.
+
+    Parameters
+    ----------
+    max_pairs : int, optional
+        Pairs of atoms of a chunk, by default what suits the device; a chunk has at least one
+        molecule all the same.
+    """
+
+    def __init__(self, max_pairs: int | None = None) -> None:
+        if max_pairs is not None and max_pairs < 1:
+            raise InputError(f"expected max_pairs >= 1, got {max_pairs}")
+        self.max_pairs = max_pairs
+        # The tensors are kept with the chunks, so that none of their ids is used again.
+        self._seen: dict[int, tuple[Tensor, tuple[Chunk, ...]]] = {}
+
+    def chunks(self, batch: MoleculeBatch) -> tuple[Chunk, ...]:
+        """Return the chunks of a batch, all its molecules in order."""
+        key = id(batch.molecule_idx)
+        if key not in self._seen:
+            if len(self._seen) == MAX_LAYOUTS:
+                del self._seen[next(iter(self._seen))]
+            self._seen[key] = (batch.molecule_idx, tuple(self._split(batch)))
+        return self._seen[key][1]
+
+    def _split(self, batch: MoleculeBatch) -> list[Chunk]:
+        on_cpu = batch.positions.device.type == "cpu"
+        max_pairs = self.max_pairs or (MAX_PAIRS_CPU if on_cpu else MAX_PAIRS_ACCELERATOR)
+        bounds = [(0, 0)]
+        n_pairs = n_atoms = 0
+        for molecule, count in enumerate(batch.counts.tolist()):
+            pairs_here = count * (count - 1)
+            if n_pairs and n_pairs + pairs_here > max_pairs:
+                bounds.append((molecule, n_atoms))
+                n_pairs = 0
+            n_pairs += pairs_here
+            n_atoms += count
+        bounds.append((batch.n_molecules, n_atoms))
+        chunks = []
+        for (molecule, atom), (next_molecule, next_atom) in itertools.pairwise(bounds):
+            atoms = slice(atom, next_atom)
+            empty = batch.molecule_idx.new_zeros(2, 0)
+            chunk = Chunk(
+                atoms=atoms,
+                molecule_idx=batch.molecule_idx[atoms] - molecule,
+                n_molecules=next_molecule - molecule,
+                pairs=empty,
+                senders=empty,
+            )
+            pairs = molecule_pairs(chunk.of(batch))
+            chunks.append(chunk._replace(pairs=pairs, senders=_slots(pairs, next_atom - atom)))
+        return chunks
+
+
+def _slots(pairs: Tensor, n_atoms: int) -> Tensor:
+    """Arrange the senders of pairs, which are sorted by receiver, in a row for each receiver."""
+    n_senders = torch.bincount(pairs[1], minlength=n_atoms)
+    first_pair = torch.cumsum(n_senders, 0) - n_senders
+    width = int(n_senders.max()) if n_atoms else 0
+    slots = torch.arange(n_atoms, device=pairs.device)[:, None].repeat(1, width)
+    place = torch.arange(pairs.shape[1], device=pairs.device) - first_pair[pairs[1]]
+    slots[pairs[1], place] = pairs[0]
+    return slots

@@ -16,18 +16,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from simgen.elements import COVALENT_RADII, SYMBOLS
+from simgen.cohesion import n_fragments
 from simgen.errors import ConfigError
 from simgen.evolution import EnergyScore, EvolutionSettings, evolve, molecule_energies
-from simgen.graph import edge_vectors, molecule_pairs, n_components
 from simgen.molecules import MoleculeBatch
 from simgen.noise import Noise
 from simgen.sampling import Callback, HeunSettings, Samples
-
-BOND_REACH = 1.2
-"""Atoms within this multiple of the sum of their covalent radii hang together."""
-LARGEST_RADIUS = max(COVALENT_RADII.values())
-"""Covalent radius of elements without one in the table, angstrom."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,13 +133,4 @@ def refine(
 
 def _fitness(score: EnergyScore, batch: MoleculeBatch, sigma: float) -> tuple[Tensor, Tensor]:
     """Energy of each molecule, and whether it is in several parts: both (n_molecules,)."""
-    pairs = molecule_pairs(batch)
-    radii = torch.full((len(SYMBOLS),), LARGEST_RADIUS, dtype=batch.positions.dtype)
-    radii[list(COVALENT_RADII)] = torch.tensor(
-        list(COVALENT_RADII.values()), dtype=batch.positions.dtype
-    )
-    radius = radii.to(batch.positions.device)[batch.atomic_numbers]
-    reach = BOND_REACH * (radius[pairs[0]] + radius[pairs[1]])
-    distances = torch.linalg.vector_norm(edge_vectors(batch.positions, pairs), dim=1)
-    n_parts = n_components(batch, pairs[:, distances < reach])
-    return molecule_energies(score, batch, sigma), n_parts > 1
+    return molecule_energies(score, batch, sigma), n_fragments(batch) > 1

@@ -425,13 +425,16 @@ def _posebusters() -> Any:
         from posebusters import PoseBusters
     except ImportError as error:
         raise MissingDependencyError(
-            "expected the package posebusters, which is not installed; pip install posebusters"
+            "expected the package posebusters, which is not installed; "
+            "pip install 'simgen-toolkit[eval]'"
         ) from error
     return PoseBusters(config="mol")
 
 
 def check_posebusters(mol: Chem.Mol) -> dict[str, bool]:
     """Answers of the stock ``mol`` configuration of PoseBusters, by the name of the test.
+
+    A test that PoseBusters could not carry out (its answer is NaN) is not passed.
 
     Raises
     ------
@@ -443,7 +446,8 @@ def check_posebusters(mol: Chem.Mol) -> dict[str, bool]:
     M. Buttenschoen, G. M. Morris, C. M. Deane, Chem. Sci. 15, 3130 (2024).
     """
     table = _posebusters().bust([mol])
-    return {str(name): bool(value) for name, value in table.iloc[0].items()}
+    # NaN is true to Python, but not equal to True.
+    return {str(name): bool(value == True) for name, value in table.iloc[0].items()}  # noqa: E712
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,17 +8,17 @@ from torch import Tensor
 
 from simgen.density import (
     MAX_SCORE,
-    Layout,
     ReferenceEnvironments,
     Repulsion,
     SimilarityKernel,
     SimilarityScore,
     clip_score,
+    extend,
     log_kernel,
     score,
 )
 from simgen.errors import InputError
-from simgen.graph import molecule_pairs
+from simgen.graph import Layout, molecule_pairs
 from simgen.molecules import MoleculeBatch
 from simgen.priors import Gaussian, PointCloud, PriorForm
 from simgen.schedules import kernel_sharpness
@@ -119,7 +119,8 @@ def test_single_precision_survives_a_large_common_offset() -> None:
 
 def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(0)
-    a, b = torch.as_tensor(rng.normal(size=(23, 4))), torch.as_tensor(rng.normal(size=(11, 4)))
+    a = torch.as_tensor(rng.normal(size=(23, 4)))
+    b = extend(torch.as_tensor(rng.normal(size=(11, 4))))
     precision = torch.as_tensor(rng.random(23))
     whole = log_kernel(a, b, precision, with_gradient=True)
     monkeypatch.setattr("simgen.density.MAX_KERNEL_ELEMENTS", 50)
@@ -129,7 +130,7 @@ def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_kernel_far_from_everything_is_finite() -> None:
-    a, b = torch.full((1, 3), 1e4), torch.zeros(2, 3)
+    a, b = torch.full((1, 3), 1e4), extend(torch.zeros(2, 3))
     log_k, gradient = log_kernel(a, b, torch.full((1,), 100.0), with_gradient=True)
     assert log_k.item() == pytest.approx(-1.5e10 + math.log(2), rel=1e-5)
     assert gradient is not None
@@ -221,7 +222,7 @@ def test_layout_is_computed_once_and_covers_the_batch(monkeypatch: pytest.Monkey
         n_calls += 1
         return molecule_pairs(batch)
 
-    monkeypatch.setattr("simgen.density.molecule_pairs", counting)
+    monkeypatch.setattr("simgen.graph.molecule_pairs", counting)
     batch, layout = random_batch([3, 5, 1, 4]), Layout(max_pairs=25)
     chunks = layout.chunks(batch)
     assert [chunk.n_molecules for chunk in chunks] == [1, 2, 1]
@@ -237,7 +238,7 @@ def test_layout_is_computed_once_and_covers_the_batch(monkeypatch: pytest.Monkey
 
 
 def test_layouts_are_forgotten_in_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("simgen.density.MAX_LAYOUTS", 2)
+    monkeypatch.setattr("simgen.graph.MAX_LAYOUTS", 2)
     layout, batches = Layout(), [random_batch([n]) for n in (2, 3, 4)]
     first, second, third = (layout.chunks(batch) for batch in batches)
     assert layout.chunks(batches[1]) is second
@@ -267,6 +268,10 @@ def test_repulsion_gradient() -> None:
     assert torch.autograd.gradcheck(
         lambda x: repulsion.log_prob(batch.replace(positions=x), 1.0), (positions,)
     )
+    (gradient,) = torch.autograd.grad(
+        repulsion.log_prob(batch.replace(positions=positions), 1.0).sum(), positions
+    )
+    torch.testing.assert_close(score(repulsion, batch, 1.0), gradient)
     closest = score(repulsion, MoleculeBatch.from_arrays([([6, 6], [[0, 0, 0], [0.1, 0, 0]])]), 1.0)
     assert closest[0, 0] == pytest.approx(-8 / 3 * math.exp(-0.8))
 

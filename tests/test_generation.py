@@ -27,7 +27,7 @@ from simgen.generation import (
     prior_to_dict,
 )
 from simgen.io import read_molecules
-from simgen.models import ForceField, NetworkConfig
+from simgen.models import ForceField, FrozenForceField, NetworkConfig
 from simgen.molecules import MoleculeBatch
 from simgen.priors import Circle, Gaussian, Line, PointCloud, PriorForm
 from simgen.reference import ReferenceSet, load_reference
@@ -422,7 +422,7 @@ def test_forces_that_stay_large_are_a_status(
             forces[:, 0] = 0.1
         return -batch.sum_per_molecule(0.1 * batch.positions[:, 0]), forces
 
-    monkeypatch.setattr(ForceField, "energy_and_forces", pull)
+    monkeypatch.setattr(FrozenForceField, "energy_and_forces", pull)
     report = run(1).reports[0]
     assert report.status is Status.UNCONVERGED
     assert report.detail == "forces above 0.03 eV/A after 3 steps"

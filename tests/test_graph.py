@@ -1,9 +1,11 @@
 import numpy as np
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
-from simgen.graph import edge_vectors, molecule_pairs, neighbour_list
+from simgen.graph import components, edge_vectors, molecule_pairs, neighbour_list
 from simgen.molecules import MoleculeBatch
 
 counts = st.lists(st.integers(0, 5), min_size=1, max_size=5)
@@ -53,3 +55,14 @@ def test_vectors_point_from_sender_to_receiver() -> None:
     positions = torch.tensor([[0.0, 0.0, 0.0], [1.0, 2.0, 3.0]])
     vectors = edge_vectors(positions, torch.tensor([[0], [1]]))
     assert vectors.tolist() == [[1.0, 2.0, 3.0]]
+
+
+@given(st.integers(1, 25), st.integers(0, 30), st.integers(0, 999))
+@settings(max_examples=60, deadline=None)
+def test_components_are_those_of_scipy(n_atoms: int, n_bonds: int, seed: int) -> None:
+    bonds = np.random.default_rng(seed).integers(0, n_atoms, size=(n_bonds, 2))
+    graph = coo_array((np.ones(n_bonds), (bonds[:, 0], bonds[:, 1])), shape=(n_atoms, n_atoms))
+    _, expected = connected_components(graph, directed=False)
+    edges = torch.from_numpy(np.concatenate([bonds, bonds[:, ::-1]]).T.copy())
+    first = {int(label): int(np.flatnonzero(expected == label)[0]) for label in expected}
+    assert components(n_atoms, edges).tolist() == [first[int(label)] for label in expected]

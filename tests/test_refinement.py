@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
 from simgen.errors import ConfigError
 from simgen.evolution import EvolutionSettings, Palette, molecule_energies
-from simgen.graph import n_components
 from simgen.molecules import MoleculeBatch
 from simgen.noise import Noise
 from simgen.refinement import RefinementSettings, refine
@@ -125,19 +120,3 @@ def test_bad_settings_are_refused() -> None:
         RefinementSettings(n_rounds=-1)
     with pytest.raises(ConfigError, match="torn_sigma"):
         RefinementSettings(torn_sigma=0.0)
-
-
-@given(st.lists(st.integers(1, 9), min_size=1, max_size=5), st.integers(0, 12), st.integers(0, 999))
-@settings(max_examples=60, deadline=None)
-def test_components_are_those_of_scipy(counts: list[int], n_bonds: int, seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    batch = MoleculeBatch.from_arrays([([6] * n, np.zeros((n, 3))) for n in counts])
-    first = np.cumsum(counts) - counts
-    expected, edges = [], []
-    for n, start in zip(counts, first, strict=True):
-        bonds = rng.integers(0, n, size=(n_bonds, 2))
-        edges.append(np.concatenate([bonds, bonds[:, ::-1]]) + start)
-        graph = coo_array((np.ones(n_bonds), (bonds[:, 0], bonds[:, 1])), shape=(n, n))
-        expected.append(connected_components(graph, directed=False)[0])
-    index = torch.from_numpy(np.concatenate(edges).T.copy()).reshape(2, -1)
-    assert n_components(batch, index).tolist() == expected

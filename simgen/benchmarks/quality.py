@@ -1,173 +1,247 @@
 """How good generated molecules are, judged by programs that had no part in making them.
 
-Every attempt is in every denominator. *Valid* means one fragment, closed shell, neutral, sanitised,
-and the bond graph of the SDF kept when GFN2-xTB relaxes the final geometry.
+The standard suite makes molecules of several sizes and shapes with default settings and fixed
+seeds. Every attempt is in every denominator; :mod:`simgen.evaluation` is the judge.
 """
 
 from __future__ import annotations
 
-import math
-import os
+import json
 import time
-from collections import Counter
-from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
-from multiprocessing import get_context
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from rdkit import Chem
-
 from simgen import io
-from simgen.finishing.status import Status
-from simgen.generation import GenerationResult, Generator
+from simgen.errors import LoadError
+from simgen.evaluation.judges import require_packages
+from simgen.evaluation.report import SCORECARD, evaluate, figure_from_json, show, table
+from simgen.evaluation.scorecard import Reference
+from simgen.evaluation.sources import read_entries
+from simgen.generation import JOURNAL, Generator
 from simgen.priors import Prior
-from simgen.validation import check_gfn2, check_posebusters
+from simgen.reference import load_reference
+
+SIZES = (5, 9, 12, 16, 20, 30)
+"""Heavy atoms of the molecules of the standard suite."""
+
+SUITES = {"small": 10, "full": 100}
+"""Attempts of each size and shape."""
+
+TIME_FILE = "generation_time.json"
+"""File in a cell's folder with the seconds that its generation took, interruptions summed up."""
+
+_SAVE_EVERY = 5.0
+"""Seconds between two updates of that file."""
+
+Callback = Callable[[float, int], None]
+ProgressBar = Callable[[str, str], AbstractContextManager[Callback]]
+"""Takes a label and a unit; gives what is called with how much is done and how much there is."""
 
 
-@dataclass(frozen=True, slots=True)
-class Judgement:
-    """What the judges say of one attempt.
+@dataclass(frozen=True, slots=True, eq=False)
+class Cell:
+    """Molecules of one size and one shape.
 
     Attributes
     ----------
-    name : str
-        Of the attempt.
-    status : Status
-        What the program itself reported.
-    smiles : str or None
-        The molecule, if there is one.
-    valid : bool
-        As defined at the top of this module.
-    posebusters : bool
-        Whether it passes every test of the stock ``mol`` configuration.
-    failed_tests : tuple of str
-        PoseBusters tests that it fails.
-    relaxation_energy : float
-        Energy released by GFN2-xTB in kcal/mol; infinite where there is no molecule.
-    rmsd : float
-        Of the heavy atoms in that relaxation, in angstrom; infinite where there is no molecule.
-    is_unique : bool
-        Valid, and the first of its bond graph among the attempts.
+    shape : str
+        Name of the shape.
+    n_heavy_atoms, n_attempts, seed : int
+        What to make.
+    prior : Prior
+        The shape itself.
     """
 
-    name: str
-    status: Status
-    smiles: str | None
-    valid: bool
-    posebusters: bool
-    failed_tests: tuple[str, ...]
-    relaxation_energy: float
-    rmsd: float
-    is_unique: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Scores:
-    """A set of attempts in figures; shares are of all attempts, ``unique`` of the valid ones.
-
-    ``relaxation_energy`` is the median over all attempts in kcal/mol, those without a molecule
-    counting as infinite.
-    """
-
+    shape: str
+    n_heavy_atoms: int
     n_attempts: int
-    valid: float
-    posebusters: float
-    unique: float
-    relaxation_energy: float
-    statuses: dict[str, int]
-    failed_tests: dict[str, int]
-    seconds: float
+    seed: int
+    prior: Prior
+
+    @property
+    def folder(self) -> str:
+        """Name of its folder in a suite."""
+        return f"{self.shape}-{self.n_heavy_atoms:02d}"
 
 
-def judge(result: GenerationResult, n_workers: int | None = None) -> list[Judgement]:
-    """Judge every attempt of a run, in parallel processes."""
-    os.environ["OMP_NUM_THREADS"] = "1"  # for the workers: one process per core is faster
-    with ProcessPoolExecutor(n_workers, mp_context=get_context("spawn")) as pool:
-        verdicts = list(pool.map(_judge, [attempt.mol for attempt in result.attempts]))
-    judgements = []
-    for attempt, (kept, energy, rmsd, failed) in zip(result.attempts, verdicts, strict=True):
-        report = attempt.report
-        sound = all((report.connected, report.closed_shell, report.neutral, report.sanitised))
-        valid = sound and kept
-        judgements.append(
-            Judgement(
-                name=report.name,
-                status=report.status,
-                smiles=report.smiles,
-                valid=valid,
-                posebusters=failed is not None and not failed,
-                failed_tests=tuple(failed or ()),
-                relaxation_energy=energy,
-                rmsd=rmsd,
-                is_unique=valid and report.duplicate_of is None,
-            )
-        )
-    return judgements
+@dataclass(frozen=True, slots=True, eq=False)
+class CellScores:
+    """What was found of a cell.
 
+    Attributes
+    ----------
+    shape : str
+        Name of the shape.
+    n_heavy_atoms, n_attempts, seed : int
+        What was made.
+    seconds : float or None
+        Time of generation alone, start-up included; None if the run was made by another command.
+    figures : dict
+        Those of ``scorecard.json``, by name.
+    """
 
-def _judge(mol: Chem.Mol | None) -> tuple[bool, float, float, list[str] | None]:
-    """Graph kept, relaxation energy, RMSD and failed PoseBusters tests of a finished molecule."""
-    if mol is None or mol.GetNumConformers() == 0:
-        return False, math.inf, math.inf, None
-    gfn2 = check_gfn2(mol)
-    energy = gfn2.relaxation_energy
-    failed = [name for name, passed in check_posebusters(mol).items() if not passed]
-    if not math.isfinite(energy):
-        return False, math.inf, math.inf, failed
-    return gfn2.graph_kept, energy, gfn2.rmsd, failed
+    shape: str
+    n_heavy_atoms: int
+    n_attempts: int
+    seed: int
+    seconds: float | None
+    figures: Mapping[str, Mapping[str, Any]]
 
-
-def summarise(judgements: Sequence[Judgement], seconds: float) -> Scores:
-    """Figures of a set of judgements; ``seconds`` is what making the molecules took."""
-    n_attempts = len(judgements)
-    n_valid = sum(j.valid for j in judgements)
-    return Scores(
-        n_attempts=n_attempts,
-        valid=n_valid / n_attempts,
-        posebusters=sum(j.posebusters for j in judgements) / n_attempts,
-        unique=sum(j.is_unique for j in judgements) / max(1, n_valid),
-        relaxation_energy=float(np.median([j.relaxation_energy for j in judgements])),
-        statuses=dict(Counter(str(j.status) for j in judgements).most_common()),
-        failed_tests=dict(Counter(t for j in judgements for t in j.failed_tests).most_common()),
-        seconds=seconds,
-    )
+    def to_json(self) -> dict[str, Any]:
+        """Return the scores as what JSON can hold."""
+        return {
+            "shape": self.shape,
+            "heavy_atoms": self.n_heavy_atoms,
+            "attempts": self.n_attempts,
+            "seed": self.seed,
+            "seconds_per_attempt": None if self.seconds is None else self.seconds / self.n_attempts,
+            "figures": dict(self.figures),
+        }
 
 
 def benchmark(
     generator: Generator,
-    n_heavy_atoms: int,
-    n_attempts: int,
-    seed: int,
+    cells: Sequence[tuple[Cell, Path]],
     out: Path,
     *,
-    prior: Prior | None = None,
+    progress: ProgressBar,
     n_workers: int = 1,
-    callback: Callable[[float, int], None] | None = None,
-) -> Scores:
-    """Generate with default settings, judge, and write ``judgements.csv`` and ``scores.json``.
+) -> list[CellScores]:
+    """Make and judge the molecules of cells, and write ``quality.md`` and ``quality.json``.
 
-    The run in ``out`` is resumed if there is one.
+    What an earlier call finished is not done again; an interrupted cell goes on.
+
+    Parameters
+    ----------
+    generator : Generator
+        What makes the molecules.
+    cells : sequence of (Cell, Path)
+        Each with its folder.
+    out : Path
+        Folder of the table, which grows with every cell that is finished.
+    progress : callable
+        Makes a progress bar.
+    n_workers : int
+        Processes.
+
+    Raises
+    ------
+    ConfigError
+        If a folder holds a run of another configuration.
+    MissingDependencyError
+        If an optional package for judging is missing.
     """
-    start = time.perf_counter()
-    result = generator.generate(
-        n_attempts,
-        n_heavy_atoms,
-        prior=prior,
-        seed=seed,
-        n_workers=n_workers,
-        out=out,
-        resume=(out / "attempts.jsonl").exists(),
-        callback=callback,
+    require_packages()
+    reference_set = load_reference("organic")
+    reference = Reference.of(reference_set)
+    finished = []
+    for cell, folder in cells:
+        with (
+            progress(f"{cell.folder}: generating", "attempts") as update,
+            _timed(folder, update) as timed,
+        ):
+            generator.generate(
+                cell.n_attempts,
+                cell.n_heavy_atoms,
+                prior=cell.prior,
+                reference=reference_set,
+                seed=cell.seed,
+                n_workers=n_workers,
+                out=folder,
+                resume=(folder / JOURNAL).exists(),
+                callback=timed,
+            )
+        if not (folder / SCORECARD).exists():
+            entries = read_entries([folder])
+            with progress(f"{cell.folder}: judging", "attempts") as update:
+                evaluate(entries, folder, reference, n_workers=n_workers, callback=update)
+        finished.append(_read_scores(cell, folder))
+        io.write_text(out / "quality.md", to_markdown(finished))
+        io.write_json(out / "quality.json", [scores.to_json() for scores in finished])
+    return finished
+
+
+@contextmanager
+def _timed(folder: Path, callback: Callback) -> Iterator[Callback]:
+    """Give a callback for generation, and keep the time that generation takes on disk.
+
+    It is saved every few seconds, so that no interruption resets it. Looking at a run that is
+    finished takes no time, and of one that another command began the time is not known.
+    """
+    known = (folder / TIME_FILE).exists() or not (folder / JOURNAL).exists()
+    before = _read_seconds(folder) or 0.0
+    start = saved = time.perf_counter()
+    works = False
+
+    def save() -> None:
+        nonlocal saved
+        saved = time.perf_counter()
+        if known and works:
+            io.write_json(folder / TIME_FILE, {"seconds": round(before + saved - start, 3)})
+
+    def update(n_done: float, total: int) -> None:
+        nonlocal works
+        works = works or n_done < total
+        if time.perf_counter() - saved > _SAVE_EVERY:
+            save()
+        callback(n_done, total)
+
+    try:
+        yield update
+    finally:
+        save()
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise LoadError(f"cannot read {path}: {error}; remove it to have it made again") from None
+
+
+def _read_seconds(folder: Path) -> float | None:
+    path = folder / TIME_FILE
+    return float(_read_json(path)["seconds"]) if path.exists() else None
+
+
+def _read_scores(cell: Cell, folder: Path) -> CellScores:
+    return CellScores(
+        shape=cell.shape,
+        n_heavy_atoms=cell.n_heavy_atoms,
+        n_attempts=cell.n_attempts,
+        seed=cell.seed,
+        seconds=_read_seconds(folder),
+        figures=_read_json(folder / SCORECARD)["figures"],
     )
-    seconds = time.perf_counter() - start
-    judgements = judge(result, n_workers)
-    scores = summarise(judgements, seconds)
-    rows: list[dict[str, Any]] = [
-        asdict(j) | {"failed_tests": " ".join(j.failed_tests)} for j in judgements
-    ]
-    io.write_csv(out / "judgements.csv", rows, list(rows[0]))
-    io.write_json(out / "scores.json", asdict(scores))
-    return scores
+
+
+_COLUMNS = {
+    "valid": "valid",
+    "posebusters": "PoseBusters",
+    "relaxation_energy": "GFN2 relaxation, kcal/mol",
+    "known_environments": "environments known",
+    "all_known": "no unknown one",
+    "unique": "unique",
+    "novel": "novel",
+    "diversity": "diversity",
+}
+"""Figures of the table, and their columns."""
+
+
+def to_markdown(scores: Sequence[CellScores]) -> str:
+    """Return the table of a suite: a row for each cell, 95 % intervals in brackets."""
+    columns = ("shape", "heavy atoms", "attempts", *_COLUMNS.values(), "time an attempt")
+    rows = (
+        (
+            cell.shape,
+            str(cell.n_heavy_atoms),
+            str(cell.n_attempts),
+            *(show(figure_from_json(cell.figures[name])) for name in _COLUMNS),
+            "-" if cell.seconds is None else f"{cell.seconds / cell.n_attempts:.1f} s",
+        )
+        for cell in scores
+    )
+    return "\n".join(table(columns, rows)) + "\n"

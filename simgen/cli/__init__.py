@@ -14,7 +14,7 @@ from typing import Annotated, NoReturn
 import typer
 
 import simgen
-from simgen.cli import benchmark, files, generate, models, train
+from simgen.cli import benchmark, evaluate, files, generate, models, priors, train
 from simgen.errors import SimgenError
 
 app = typer.Typer(
@@ -31,11 +31,12 @@ app.command("generate")(generate.generate)
 app.command("relax")(files.relax)
 app.command("hydrogenate")(files.hydrogenate)
 app.command("validate")(files.validate)
+app.command("evaluate")(evaluate.evaluate)
 app.command("train")(train.train)
 app.add_typer(benchmark.app, name="benchmark")
 app.add_typer(models.app, name="models")
 app.add_typer(train.data_app, name="data")
-app.add_typer(generate.priors_app, name="priors")
+app.add_typer(priors.app, name="priors")
 
 
 def _show_version(wanted: bool) -> None:

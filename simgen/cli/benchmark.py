@@ -2,57 +2,85 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from simgen.cli.generate import Shape, make_prior
+from simgen.cli.priors import Shape, make_prior
 from simgen.cli.progress import Device, Model, progress_bar
+from simgen.errors import InputError
 
 app = typer.Typer(help="Measure quality.", no_args_is_help=True)
 
 
+class Suite(StrEnum):
+    """Sizes of the standard suite."""
+
+    SMALL = "small"
+    FULL = "full"
+
+
 @app.command("quality")
 def quality(
-    out: Annotated[Path, typer.Option(help="Folder for the run; an interrupted one goes on.")],
-    heavy_atoms: Annotated[int, typer.Option(min=2, help="Heavy atoms of each molecule.")] = 9,
-    count: Annotated[int, typer.Option(min=1, help="Number of attempts.")] = 200,
-    shape: Annotated[Shape, typer.Option(help="What shape the molecules are given.")] = (
-        Shape.GAUSSIAN
-    ),
-    seed: Annotated[int, typer.Option(help="Seed of the run.")] = 0,
+    out: Annotated[Path, typer.Option(help="Folder for the results; what is finished stays.")],
+    suite: Annotated[
+        Suite | None,
+        typer.Option(
+            help="Standard suite, 10 or 100 attempts of each size and shape; small by default."
+        ),
+    ] = None,
+    heavy_atoms: Annotated[
+        int | None,
+        typer.Option(min=2, help="Instead of a suite, molecules of so many heavy atoms."),
+    ] = None,
+    count: Annotated[
+        int | None,
+        typer.Option(min=1, help="With --heavy-atoms: number of attempts, by default 200."),
+    ] = None,
+    shape: Annotated[
+        Shape | None, typer.Option(help="With --heavy-atoms: their shape, by default gaussian.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of every run.")] = 0,
     model: Model = "small",
     device: Device = "auto",
 ) -> None:
-    """Make molecules with default settings, and have GFN2-xTB and PoseBusters judge them all."""
-    from simgen.benchmarks.quality import benchmark
+    """Make molecules with default settings, and have GFN2-xTB and PoseBusters judge them all.
+
+    Interrupt it at any time; the same command goes on.
+    """
+    if heavy_atoms is None and (count is not None or shape is not None):
+        raise InputError("--count and --shape are of a single size; give --heavy-atoms as well")
+    if heavy_atoms is not None and suite is not None:
+        raise InputError("expected --suite or --heavy-atoms, got both; choose one")
+    from simgen.benchmarks.quality import SIZES, SUITES, Cell, benchmark, to_markdown
     from simgen.devices import default_workers
     from simgen.generation import Generator
 
+    def cell(shape: Shape, size: int, n_attempts: int) -> Cell:
+        return Cell(str(shape), size, n_attempts, seed, make_prior(shape, (size, size)))
+
+    if heavy_atoms is not None:
+        cells = [(cell(shape or Shape.GAUSSIAN, heavy_atoms, count or 200), out)]
+    else:
+        n_attempts = SUITES[suite or Suite.SMALL]
+        suite_cells = [cell(shape, size, n_attempts) for size in SIZES for shape in Shape]
+        cells = [(one, out / one.folder) for one in suite_cells]
     generator = Generator.from_pretrained(model, device=device)
-    with progress_bar("generating", "attempts") as update:
+    try:
         scores = benchmark(
             generator,
-            heavy_atoms,
-            count,
-            seed,
+            cells,
             out,
-            prior=make_prior(shape, (heavy_atoms, heavy_atoms)),
+            progress=progress_bar,
             n_workers=default_workers(generator.device),
-            callback=update,
         )
-    for line in (
-        f"{'attempts':26}{scores.n_attempts}",
-        f"{'valid':26}{scores.valid:.1%}",
-        f"{'PoseBusters (mol)':26}{scores.posebusters:.1%}",
-        f"{'unique of the valid':26}{scores.unique:.1%}",
-        f"{'GFN2 relaxation, median':26}{scores.relaxation_energy:.1f} kcal/mol",
-        f"{'time':26}{scores.seconds:.0f} s, {scores.seconds / scores.n_attempts:.2f} s an attempt",
-        f"{'status':26}{scores.statuses}",
-        f"{'failed PoseBusters tests':26}{scores.failed_tests}",
-    ):
-        typer.echo(line)
+    except KeyboardInterrupt:
+        typer.echo(f"error: interrupted; the same command goes on with what is in {out}", err=True)
+        raise typer.Exit(130) from None
+    typer.echo(to_markdown(scores), nl=False)
+    typer.echo(f"see {out / 'quality.md'}")
 
 
 @app.command("force-field")
@@ -73,3 +101,50 @@ def force_field(
     typer.echo(json.dumps(card, indent=1))
     if out is not None:
         io.write_json(out, card)
+
+
+@app.command("shapes")
+def shapes(
+    out: Annotated[Path, typer.Option(help="Folder for the results; what is finished stays.")],
+    count: Annotated[int, typer.Option(min=1, help="Attempts of each shape.")] = 20,
+    only: Annotated[
+        str | None,
+        typer.Option(metavar="NAME|FILE,...", help="Shapes to measure; by default all ready ones."),
+    ] = None,
+    macrocycles: Annotated[
+        int, typer.Option(min=0, help="Attempts of the published macrocycles.")
+    ] = 100,
+    molecules: Annotated[
+        int, typer.Option(min=0, help="Held-out reference molecules whose shape is imitated.")
+    ] = 100,
+    seed: Annotated[int, typer.Option(help="Seed of every run.")] = 0,
+    model: Model = "small",
+    device: Device = "auto",
+) -> None:
+    """Make molecules in given shapes and measure how well they fit.
+
+    Interrupt it at any time; the same command goes on.
+    """
+    from simgen.benchmarks.shapes import benchmark, to_markdown
+    from simgen.devices import default_workers
+    from simgen.generation import Generator
+    from simgen.io import write_text
+    from simgen.shapes import list_shapes, load_shape
+
+    names = [shape.name for shape in list_shapes()] if only is None else only.split(",")
+    priors = {Path(name).stem: load_shape(name) for name in names if name}
+    generator = Generator.from_pretrained(model, device=device)
+    scores = benchmark(
+        generator,
+        priors,
+        out,
+        n_attempts=count,
+        n_macrocycles=macrocycles,
+        n_molecules=molecules,
+        seed=seed,
+        progress=progress_bar,
+        n_workers=default_workers(generator.device),
+    )
+    write_text(out / "shapes.md", to_markdown(scores))
+    typer.echo(to_markdown(scores), nl=False)
+    typer.echo(f"see {out / 'shapes.md'}")

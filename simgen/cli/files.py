@@ -207,25 +207,9 @@ def validate(
 
 def _with_bonds(record: Record) -> Chem.Mol | None:
     """Return the molecule of an XYZ entry with the bonds that RDKit sees, if it sees any."""
-    from rdkit import Chem, rdBase
-    from rdkit.Chem import rdDetermineBonds
+    from simgen.evaluation.perception import perceive_bonds
 
-    if record.error is not None:
-        return None
-    numbers, positions = record.geometry
-    mol = Chem.RWMol()
-    for z in numbers:
-        mol.AddAtom(Chem.Atom(int(z)))
-    conformer = Chem.Conformer(len(numbers))
-    conformer.SetPositions(positions)
-    mol.AddConformer(conformer)
-    try:
-        with rdBase.BlockLogs():
-            rdDetermineBonds.DetermineBonds(mol)
-    except ValueError:
-        # What RDKit raises if no bond orders give a neutral molecule.
-        return None
-    return mol
+    return None if record.error is not None else perceive_bonds(*record.geometry)
 
 
 def _judge(mol: Chem.Mol, *, posebusters: bool, gfn2: bool) -> dict[str, str]:

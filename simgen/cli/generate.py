@@ -1,15 +1,13 @@
-"""``simgen generate`` and the shapes it knows."""
+"""``simgen generate``."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from simgen.cli.priors import AUTO, PANEL, Scale, Shape, Solid, make_prior
 from simgen.cli.progress import Device, Model, progress_bar
 from simgen.errors import InputError
 
@@ -17,47 +15,6 @@ if TYPE_CHECKING:
     from simgen.priors import Prior
 
 _METHOD = "Method"
-
-priors_app = typer.Typer(help="Shapes that molecules can be given.", no_args_is_help=True)
-
-
-class Shape(StrEnum):
-    """Names of the shapes."""
-
-    GAUSSIAN = "gaussian"
-    LINE = "line"
-    CIRCLE = "circle"
-
-
-SHAPES = {
-    Shape.GAUSSIAN: "a cloud that holds the atoms together, and no shape beyond that",
-    Shape.LINE: "a straight line, 1 angstrom long for every 1.5 heavy atoms",
-    Shape.CIRCLE: "a circle, 1 angstrom of circumference for every 1.5 heavy atoms: macrocycles",
-}
-
-
-def make_prior(name: str, n_heavy_atoms: tuple[int, int]) -> Prior:
-    """Return the prior of a shape.
-
-    Ready shapes have a size of their own; the others get the one that suits the middle of the range
-    of heavy atoms.
-    """
-    from simgen.priors import ATOMS_PER_ANGSTROM, Circle, Gaussian, Line
-    from simgen.shapes import list_shapes, load_shape
-
-    if name not in SHAPES:
-        ready = [shape.name for shape in list_shapes()]
-        if name not in ready:
-            known = ", ".join([*SHAPES, *ready])
-            raise InputError(f"expected --shape to be one of {known}, got {name!r}")
-        return load_shape(name)
-    length = sum(n_heavy_atoms) / 2 / ATOMS_PER_ANGSTROM
-    make: dict[Shape, Callable[[], Prior]] = {
-        Shape.GAUSSIAN: Gaussian,
-        Shape.LINE: lambda: Line(length),
-        Shape.CIRCLE: lambda: Circle(length / (2 * math.pi)),
-    }
-    return make[Shape(name)]()
 
 
 def parse_sizes(text: str) -> tuple[int, int]:
@@ -73,35 +30,53 @@ def parse_sizes(text: str) -> tuple[int, int]:
         return int(low), int(high if separator else low)
     except ValueError:
         raise InputError(
-            f"expected --heavy-atoms as a number or a range such as 8-14, got {text!r}"
+            f"expected --heavy-atoms as a number, a range such as 8-14 or auto, got {text!r}"
         ) from None
 
 
-@priors_app.callback()
-def priors() -> None:
-    """Keep ``list`` a subcommand: with a single one, typer would merge it into its parent."""
+def _fitting_size(prior: Prior, density: float | None) -> int:
+    """Return the number of heavy atoms that suits a shape, if molecules of that size are made."""
+    from simgen.generation import MAX_HEAVY_ATOMS
+    from simgen.priors import suggest_atoms
 
-
-@priors_app.command("list")
-def list_priors() -> None:
-    """List the shapes."""
-    from simgen.shapes import list_shapes
-
-    for name, description in SHAPES.items():
-        typer.echo(f"{name:12}{description}")
-    for ready in list_shapes():
-        typer.echo(f"{ready.name:12}{ready.description}; suits {ready.n_heavy_atoms} heavy atoms")
+    n_atoms = suggest_atoms(prior, density)
+    if n_atoms > MAX_HEAVY_ATOMS:
+        raise InputError(
+            f"expected a shape for at most {MAX_HEAVY_ATOMS} heavy atoms, got one that suits "
+            f"{n_atoms}; make it smaller with --shape-scale"
+        )
+    return n_atoms
 
 
 def generate(
     out: Annotated[Path, typer.Option(help="Folder for the results.")],
     count: Annotated[int, typer.Option(min=1, help="Number of attempts.")] = 16,
     heavy_atoms: Annotated[
-        str, typer.Option(metavar="K|K1-K2", help="Heavy atoms of each molecule, or their range.")
+        str,
+        typer.Option(
+            metavar="K|K1-K2|auto",
+            help="Heavy atoms of each molecule, or their range; auto for what suits the shape.",
+        ),
     ] = "12",
     shape: Annotated[
-        str, typer.Option(metavar="NAME", help="Shape to give: a name of `simgen priors list`.")
+        str,
+        typer.Option(
+            metavar="NAME|FILE",
+            help="Shape to give: a name of `simgen priors list`, points, a mesh or molecules.",
+            rich_help_panel=PANEL,
+        ),
     ] = Shape.GAUSSIAN,
+    shape_scale: Scale = 1.0,
+    shape_solid: Solid = False,
+    density: Annotated[
+        float | None,
+        typer.Option(
+            metavar="D",
+            help="Heavy atoms for each angstrom (curve), square (surface) or cubic angstrom "
+            "(solid), with --heavy-atoms auto.",
+            rich_help_panel=PANEL,
+        ),
+    ] = None,
     reference: Annotated[
         str, typer.Option(help="Reference molecules: a shipped set, or an SDF, SMILES or XYZ file.")
     ] = "organic",
@@ -142,7 +117,10 @@ def generate(
     ] = None,
 ) -> None:
     """Make molecules and write them, with a report of every attempt."""
-    sizes = parse_sizes(heavy_atoms)
+    sizes = None if heavy_atoms == AUTO else parse_sizes(heavy_atoms)
+    if density is not None and sizes is not None:
+        raise InputError(f"expected --density with --heavy-atoms auto only, got {heavy_atoms}")
+    prior = make_prior(shape, sizes, scale=shape_scale, solid=shape_solid)
     from simgen.devices import default_workers
     from simgen.generation import Generator
 
@@ -151,8 +129,8 @@ def generate(
         with progress_bar("generating", "molecules") as update:
             result = generator.generate(
                 count,
-                sizes,
-                prior=make_prior(shape, sizes),
+                sizes or _fitting_size(prior, density),
+                prior=prior,
                 reference=reference,
                 elements=[symbol for symbol in elements.split(",") if symbol.strip()],
                 n_steps=steps,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -32,6 +32,15 @@ class Descriptor(Protocol):
         ...
 
 
+@runtime_checkable
+class Linearises(Protocol):
+    """A descriptor that brings derivatives of its own."""
+
+    def linearise(self, batch: MoleculeBatch) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+        """Return what the function :func:`linearise` does."""
+        ...
+
+
 def linearise(
     descriptor: Descriptor, batch: MoleculeBatch, pairs: Tensor
 ) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
@@ -42,7 +51,8 @@ def linearise(
     Parameters
     ----------
     descriptor : Descriptor
-        What to evaluate.
+        What to evaluate. If it has a method ``linearise``, that is used, else automatic
+        differentiation.
     batch : MoleculeBatch
         Molecules.
     pairs : Tensor, shape (2, n_pairs), int64
@@ -56,6 +66,8 @@ def linearise(
         Takes a gradient with respect to the features, shape (n_atoms, n_features), to one with
         respect to the positions, shape (n_atoms, 3). To be called once.
     """
+    if isinstance(descriptor, Linearises):
+        return descriptor.linearise(batch)
     positions = batch.positions.detach().requires_grad_(True)
     with torch.enable_grad():
         features = descriptor(batch.replace(positions=positions), pairs)

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from torch import Tensor
+from collections.abc import Callable
+from typing import Any
 
-from simgen.models import ForceField
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from simgen.models import ForceField, FrozenForceField
 from simgen.molecules import MoleculeBatch
 
 MIN_DISTANCE = 0.75
@@ -18,7 +23,7 @@ class ForceFieldDescriptor:
     Parameters
     ----------
     model : ForceField
-        A trained field.
+        A trained field; later changes of its weights are not seen.
 
     References
     ----------
@@ -26,8 +31,29 @@ class ForceFieldDescriptor:
     """
 
     def __init__(self, model: ForceField) -> None:
-        self.model = model
+        self._frozen = FrozenForceField(model, n_layers=1, min_distance=MIN_DISTANCE)
 
     def __call__(self, batch: MoleculeBatch, pairs: Tensor | None = None) -> Tensor:
-        """Return the invariants, shape (n_atoms, n_channels)."""
-        return self.model.node_invariants(batch, pairs, n_layers=1, min_distance=MIN_DISTANCE)
+        """Return the invariants, shape (n_atoms, n_channels), differentiable once."""
+        result: Tensor = _Invariants.apply(batch.positions, batch, self._frozen)  # type: ignore[no-untyped-call]
+        return result
+
+    def linearise(self, batch: MoleculeBatch) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+        """Return the invariants and the transpose of their Jacobian."""
+        return self._frozen.linearise(batch)
+
+
+class _Invariants(torch.autograd.Function):
+    """The frozen invariants for automatic differentiation with respect to the positions."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, positions: Tensor, batch: MoleculeBatch, frozen: FrozenForceField
+    ) -> Tensor:
+        features, ctx.pullback = frozen.linearise(batch)
+        return features
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        return ctx.pullback(gradient), None, None

@@ -33,5 +33,7 @@ class Status(StrEnum):
     """The relaxation did not reach its force criterion."""
     GRAPH_CHANGED = "graph_changed"
     """The bonds seen in the final geometry are not those of the molecule."""
+    INCOMPLETE = "incomplete"
+    """A sound molecule, but with fewer heavy atoms than were asked for: some lay apart."""
     INTERRUPTED = "interrupted"
     """The run was stopped before this sample was finished."""

@@ -21,7 +21,7 @@ from simgen.models.product import SymmetricProduct
 from simgen.models.radial import SILU_NORM, RadialBasis, RadialNetwork
 from simgen.molecules import MoleculeBatch
 
-_DIRECTION_EPS = 0.01
+DIRECTION_EPS = 0.01
 """Below this distance (angstrom) directions fade, so that coinciding atoms have a gradient."""
 
 _MIN_BLOCK, _MAX_BLOCKS = 48, 16
@@ -273,12 +273,21 @@ class ForceField(nn.Module):
     def forward(self, batch: MoleculeBatch, pairs: Tensor | None = None) -> Tensor:
         """Energies of the molecules in eV, shape (n_molecules,)."""
         graph = self._graph(batch, pairs, None)
-        per_atom = self.scale * self._readout(self._invariants(graph, self.config.n_layers))
-        per_atom = per_atom + self.shift
+        invariants = self._invariants(graph, self.config.n_layers)
         molecule_idx = batch.molecule_idx[graph.order]
-        zeros = per_atom.new_zeros(batch.n_molecules)
+        return self.sum_energies(invariants, graph.element, molecule_idx, batch.n_molecules)
+
+    def sum_energies(
+        self, invariants: list[Tensor], element: Tensor, molecule_idx: Tensor, n_molecules: int
+    ) -> Tensor:
+        """Energies in eV, (n_molecules,), from the invariants of each layer.
+
+        ``element`` is the place of each atom's element among those of the network.
+        """
+        per_atom = self.scale * self._readout(invariants) + self.shift
+        zeros = per_atom.new_zeros(n_molecules)
         interaction = zeros.index_add(0, molecule_idx, per_atom)
-        return interaction + zeros.index_add(0, molecule_idx, self.atomic_energies[graph.element])
+        return interaction + zeros.index_add(0, molecule_idx, self.atomic_energies[element])
 
     def energy_and_forces(
         self, batch: MoleculeBatch, pairs: Tensor | None = None, create_graph: bool = False
@@ -332,7 +341,7 @@ class ForceField(nn.Module):
             out.append(hidden @ (self.readout_out * (SILU_NORM / math.sqrt(width))))
         return torch.stack(out).sum(0)
 
-    def _elements_of(self, batch: MoleculeBatch) -> Tensor:
+    def elements_of(self, batch: MoleculeBatch) -> Tensor:
         """Place of each atom's element among those of the network, shape (n_atoms,)."""
         element = self.lookup[batch.atomic_numbers.clamp(0, len(SYMBOLS) - 1)]
         if bool((element < 0).any()):
@@ -352,7 +361,7 @@ class ForceField(nn.Module):
                 f"expected positions of the model's dtype {self.embedding.dtype}, "
                 f"got {batch.positions.dtype}; convert one of them with .to()"
             )
-        element = self._elements_of(batch)
+        element = self.elements_of(batch)
         if pairs is None:
             pairs = molecule_pairs(batch)
         edges = neighbour_list(batch.positions, pairs[:, pairs[0] < pairs[1]], self.r_max)
@@ -370,7 +379,7 @@ class ForceField(nn.Module):
         if min_distance is None:
             unit = vectors / distances[:, None]
         else:
-            unit = vectors / distances.clamp(min=_DIRECTION_EPS)[:, None]
+            unit = vectors / distances.clamp(min=DIRECTION_EPS)[:, None]
             distances = distances.clamp(min=min_distance)
         widths = [2 * ell + 1 for ell in range(self.config.l_max + 1)]
         harmonics = hoods.from_edges(spherical_harmonics(unit, self.config.l_max))

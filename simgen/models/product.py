@@ -153,6 +153,11 @@ class SparsePolynomials:
         result: Tensor = _Value.apply(x, self)  # type: ignore[no-untyped-call]
         return result
 
+    def pullback(self, x: Tensor, weight: Tensor) -> Tensor:
+        """Gradient of sum_r weight_r P_r(x), shape (n_variables, n_columns), of each column."""
+        result: Tensor = _Gradient.apply(x, weight, self)  # type: ignore[no-untyped-call]
+        return result
+
 
 _COLUMNS_AT_ONCE = 65536
 """On a CPU the rows of so many columns stay in the cache, and are worth more than one thread."""
@@ -170,12 +175,13 @@ def _rows(x: Tensor, columns: slice, constant: float) -> list[Tensor]:
 
 def _sum_of_products(
     x: list[Tensor], y: list[Tensor], terms: list[tuple[int, int, float]], out: Tensor
-) -> Tensor:
-    (j, k, coefficient), *others = terms
-    torch.mul(x[j], y[k], out=out).mul_(coefficient)
+) -> float:
+    """Add up products of rows, all divided by the coefficient of the first, which is returned."""
+    (j, k, first), *others = terms
+    torch.mul(x[j], y[k], out=out)
     for j, k, coefficient in others:
-        out.addcmul_(x[j], y[k], value=coefficient)
-    return out
+        out.addcmul_(x[j], y[k], value=coefficient / first)
+    return first
 
 
 class _Value(torch.autograd.Function):
@@ -191,7 +197,8 @@ class _Value(torch.autograd.Function):
             partial = torch.empty_like(rows[0])
             for result, terms in zip(out[:, columns].unbind(0), polynomials.values, strict=True):
                 for a, products in terms.items():
-                    result.addcmul_(rows[a], _sum_of_products(rows, rows, products, partial))
+                    factor = _sum_of_products(rows, rows, products, partial)
+                    result.addcmul_(rows[a], partial, value=factor)
         return out
 
     @staticmethod
@@ -215,7 +222,8 @@ class _Gradient(torch.autograd.Function):
             weights = weight[:, columns].unbind(0)
             for w, terms in zip(weights, polynomials.gradients, strict=True):
                 for a, products in terms.items():
-                    results[a].addcmul_(w, _sum_of_products(rows, rows, products, partial))
+                    factor = _sum_of_products(rows, rows, products, partial)
+                    results[a].addcmul_(w, partial, value=factor)
         return out
 
     @staticmethod
@@ -234,12 +242,28 @@ class _Gradient(torch.autograd.Function):
                 weights, weight_grads, ctx.polynomials.gradients, strict=True
             ):
                 for a, products in terms.items():
-                    w_grad.addcmul_(steps[a], _sum_of_products(rows, rows, products, partial))
+                    factor = _sum_of_products(rows, rows, products, partial)
+                    w_grad.addcmul_(steps[a], partial, value=factor)
                     _sum_of_products(steps, rows, products, partial)
                     for j, k, coefficient in products:
-                        partial.addcmul_(rows[j], steps[k], value=coefficient)
-                    x_grads[a].addcmul_(w, partial)
+                        partial.addcmul_(rows[j], steps[k], value=coefficient / factor)
+                    x_grads[a].addcmul_(w, partial, value=factor)
         return x_grad, weight_grad, None
+
+
+@lru_cache
+def symmetric_polynomials(l_max: int, l_out_max: int, correlation: int) -> SparsePolynomials:
+    """All of :func:`symmetric_basis`, by l, then by degree, with 2 l + 1 components each."""
+    dim = (l_max + 1) ** 2
+    rows: list[dict[tuple[int, ...], float]] = []
+    for l_out in range(l_out_max + 1):
+        for degree in range(1, correlation + 1):
+            basis, _ = symmetric_basis(l_max, l_out, degree)
+            variables = [tuple(row) for row in monomials(dim, degree).tolist()]
+            for coefficients in basis.reshape(-1, len(variables)):
+                used = np.flatnonzero(np.abs(coefficients) > _TOLERANCE)
+                rows.append({variables[i]: float(coefficients[i]) for i in used})
+    return SparsePolynomials(dim, rows)
 
 
 class SymmetricProduct(nn.Module):
@@ -255,23 +279,17 @@ class SymmetricProduct(nn.Module):
         generator: torch.Generator,
     ) -> None:
         super().__init__()
-        dim = (l_max + 1) ** 2
         self.weights = nn.ParameterList()
         self.blocks: list[tuple[int, int]] = []  # number of polynomials, 2 l + 1
-        rows: list[dict[tuple[int, ...], float]] = []
         for l_out in range(l_out_max + 1):
             weights = []
             for degree in range(1, correlation + 1):
                 basis, n_couplings = symmetric_basis(l_max, l_out, degree)
                 shape = (n_elements, len(basis), n_channels)
                 weights.append(torch.randn(shape, generator=generator) / max(n_couplings, 1))
-                variables = [tuple(row) for row in monomials(dim, degree).tolist()]
-                for coefficients in basis.reshape(-1, len(variables)):
-                    used = np.flatnonzero(np.abs(coefficients) > _TOLERANCE)
-                    rows.append({variables[i]: float(coefficients[i]) for i in used})
             self.weights.append(torch.cat(weights, dim=1))
             self.blocks.append((self.weights[-1].shape[1], 2 * l_out + 1))
-        self.polynomials = SparsePolynomials(dim, rows)
+        self.polynomials = symmetric_polynomials(l_max, l_out_max, correlation)
 
     def forward(self, basis: Tensor, element_one_hot: Tensor) -> list[Tensor]:
         """Map the atomic basis, shape (d, n_atoms, n_channels), to the degrees l = 0 ... l_out.

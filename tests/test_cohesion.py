@@ -1,0 +1,85 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+from torch.autograd import gradcheck
+
+from simgen.cohesion import BOND_REACH, ONSET, Cohesion, n_fragments
+from simgen.density import score
+from simgen.elements import COVALENT_RADII
+from simgen.errors import ConfigError
+from simgen.molecules import MoleculeBatch
+
+
+def batch_of(*molecules: tuple[list[int], list[list[float]]]) -> MoleculeBatch:
+    return MoleculeBatch.from_arrays(list(molecules), dtype=torch.float64)
+
+
+ETHANE = ([6, 6], [[0.0, 0.0, 0.0], [1.5, 0.0, 0.0]])
+TWO_PAIRS = ([6, 6, 6, 8], [[0.0, 0, 0], [1.5, 0, 0], [4.5, 0, 0], [5.9, 0, 0]])
+
+
+def test_whole_molecules_feel_nothing() -> None:
+    batch = batch_of(ETHANE, ([7], [[3.0, 3.0, 3.0]]))
+    assert Cohesion().log_prob(batch, 0.01).tolist() == [0.0, 0.0]
+    assert not score(Cohesion(), batch, 0.01).any()
+
+
+def test_two_fragments_are_drawn_together_by_their_nearest_atoms() -> None:
+    batch = batch_of(ETHANE, TWO_PAIRS)
+    # The gap of 3 A counts for both fragments.
+    weight = 2.0 * math.exp(-((0.1 / ONSET) ** 2))
+    assert Cohesion(2.0).log_prob(batch, 0.1).tolist() == pytest.approx([0.0, -2 * weight * 3.0])
+    expected = torch.zeros(6, 3, dtype=torch.float64)
+    expected[3, 0], expected[4, 0] = 2 * weight, -2 * weight
+    torch.testing.assert_close(score(Cohesion(2.0), batch, 0.1), expected)
+
+
+def test_it_fades_while_the_noise_is_high() -> None:
+    batch = batch_of(TWO_PAIRS)
+    assert float(Cohesion().log_prob(batch, 5 * ONSET).abs()) < 1e-10
+
+
+def test_coinciding_atoms_have_a_finite_score() -> None:
+    batch = batch_of(([6, 6, 6], [[0.0, 0, 0], [0.0, 0, 0], [4.0, 0, 0]]))
+    assert bool(torch.isfinite(score(Cohesion(), batch, 0.1)).all())
+
+
+@given(st.lists(st.integers(1, 8), min_size=1, max_size=4), st.integers(0, 10_000))
+@settings(max_examples=40, deadline=None)
+def test_fragments_are_those_of_scipy(counts: list[int], seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    molecules, expected = [], []
+    for n in counts:
+        z, x = rng.choice([6, 7, 8, 16], n), 1.6 * rng.standard_normal((n, 3))
+        radii = np.array([COVALENT_RADII[int(a)] for a in z])
+        near = np.linalg.norm(x[:, None] - x[None], axis=-1) < BOND_REACH * (radii[:, None] + radii)
+        expected.append(connected_components(coo_array(near), directed=False)[0])
+        molecules.append((z.tolist(), x.tolist()))
+    assert n_fragments(batch_of(*molecules)).tolist() == expected
+
+
+@given(st.integers(0, 10_000))
+@settings(max_examples=15, deadline=None)
+def test_the_score_is_the_gradient_and_molecules_do_not_feel_each_other(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    molecules = [([6] * n, 2.5 * rng.standard_normal((n, 3))) for n in (4, 6)]
+    batch = batch_of(*molecules)
+
+    def log_prob(positions: torch.Tensor) -> torch.Tensor:
+        return Cohesion().log_prob(batch.replace(positions=positions), 0.2)
+
+    assert gradcheck(log_prob, (batch.positions.requires_grad_(True),))
+    together = score(Cohesion(), batch, 0.2)
+    alone = torch.cat([score(Cohesion(), batch_of(molecule), 0.2) for molecule in molecules])
+    torch.testing.assert_close(together, alone)
+
+
+def test_bad_settings_are_refused() -> None:
+    with pytest.raises(ConfigError, match="onset"):
+        Cohesion(onset=0.0)
