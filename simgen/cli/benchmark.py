@@ -148,3 +148,20 @@ def shapes(
     write_text(out / "shapes.md", to_markdown(scores))
     typer.echo(to_markdown(scores), nl=False)
     typer.echo(f"see {out / 'shapes.md'}")
+
+
+@app.command("speed")
+def speed(
+    out: Annotated[Path, typer.Option(help="Folder for the results; what is finished stays.")],
+    size: Annotated[Suite, typer.Option(help="small takes minutes, full hours.")] = Suite.SMALL,
+    model: Model = "small",
+) -> None:
+    """Time generation on one CPU core: stages, memory, growth, and the force field.
+
+    Interrupt it at any time; the same command goes on.
+    """
+    from simgen.benchmarks.speed import SUITES, benchmark, to_markdown
+
+    results = benchmark(SUITES[size], model, out, progress=progress_bar)
+    typer.echo(to_markdown(results), nl=False)
+    typer.echo(f"see {out / 'speed.md'}")

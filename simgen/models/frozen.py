@@ -67,9 +67,10 @@ def harmonic_slopes(l_max: int) -> Tensor:
     places = torch.randn(4 * dim, 3, dtype=torch.float64, generator=generator)
     with torch.enable_grad():
         values = spherical_harmonics(places.requires_grad_(), l_max)
-        columns = [
-            torch.autograd.grad(column.sum(), places, retain_graph=True, materialize_grads=True)[0]
-            for column in values.unbind(1)
+        columns = [torch.zeros_like(places)]  # degree 0 is constant
+        columns += [
+            torch.autograd.grad(column.sum(), places, retain_graph=True)[0]
+            for column in values.unbind(1)[1:]
         ]
     jacobian = torch.stack(columns, 2).flatten(1)  # columns: direction, then harmonic
     slopes = torch.linalg.lstsq(values.detach(), jacobian).solution
@@ -440,6 +441,9 @@ class FrozenForceField:
             Takes a gradient with respect to the features to one with respect to the positions,
             (n_atoms, 3).
         """
+        if not batch.n_atoms:
+            n_features = len(self._layers) * self.model.config.n_channels
+            return batch.positions.new_zeros(0, n_features), lambda _: batch.positions
         chunks = self._layout.chunks(batch)
         with torch.no_grad():
             parts = [self._evaluate(chunk.of(batch), chunk) for chunk in chunks]
@@ -462,6 +466,8 @@ class FrozenForceField:
 
     def energy_and_forces(self, batch: MoleculeBatch) -> tuple[Tensor, Tensor]:
         """Energies in eV, (n_molecules,), and forces in eV/angstrom, (n_atoms, 3)."""
+        if not batch.n_atoms:
+            return batch.positions.new_zeros(batch.n_molecules), batch.positions
         energies, forces = [], []
         for chunk in self._layout.chunks(batch):
             with torch.no_grad():

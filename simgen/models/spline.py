@@ -11,8 +11,8 @@ phi_q(r) = sum_k c_kq B((r - r_min) / h - k)   ``coefficients`` c, (n_intervals 
 B, uniform B-spline of degree 7                :func:`bspline_pieces`
 =============================================  ==========================================
 
-phi and W are the singular vectors of F that matter in the dtype. Derivatives are those of the
-spline itself, so that energies and forces belong together.
+The rows of W are the right singular vectors of F that matter in the dtype, phi the coordinates
+along them. Derivatives are those of the spline itself, so that energies and forces belong together.
 
 References
 ----------
@@ -108,13 +108,10 @@ class RadialTable:
             step = (r_max - r_min) / n_intervals
             # The functions may not be able to take the limit that a distance of zero is.
             values = functions((r_min + places * step).clamp(min=1e-6))
-            left, scale, right = torch.linalg.svd(values, full_matrices=False)
-            rank = max(1, int((scale > TRUNCATION[dtype] * scale[0]).sum()))
-            mixing = scale[:rank, None] * right[:rank]
-            coefficients = torch.linalg.solve(_collocation(places, n_intervals), left[:, :rank])
+            coefficients = torch.linalg.solve(_collocation(places, n_intervals), values)
             between = torch.cat([knots[:-1] + 0.25, knots[:-1] + 0.75])
-            fitted = _collocation(between, n_intervals) @ coefficients * scale[:rank]
-            exact = functions(r_min + between * step) @ right[:rank].T
+            exact = functions(r_min + between * step)
+            fitted = _collocation(between, n_intervals) @ coefficients
             largest = exact.abs().max().clamp(min=torch.finfo(torch.float64).tiny)
             error = float((fitted - exact).abs().max() / largest)
         if error > 1000 * TOLERANCE[dtype]:
@@ -122,9 +119,11 @@ class RadialTable:
                 f"expected smooth radial functions, got an error of {error:.1e} with "
                 f"{n_intervals} intervals; train the network with smaller weights"
             )
+        _, scale, right = torch.linalg.svd(values, full_matrices=False)
+        right = right[: max(1, int((scale > TRUNCATION[dtype] * scale[0]).sum()))]
         self.n_intervals = n_intervals
-        self.coefficients = coefficients.to(device, dtype).contiguous()
-        self.mixing = mixing.to(device)
+        self.coefficients = (coefficients @ right.T).to(device, dtype).contiguous()
+        self.mixing = right.to(device)
         pieces = torch.from_numpy(bspline_pieces(DEGREE))
         powers = torch.arange(1, DEGREE + 1, dtype=torch.float64)
         slopes = torch.zeros_like(pieces)
