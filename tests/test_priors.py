@@ -244,7 +244,7 @@ def test_points_of_curves_lie_on_them() -> None:
         dense = torch.from_numpy(np.stack([path(u) for u in t]))
         assert torch.cdist(curve.points, dense).min(1).values.max() < 2e-3
     # The strands of the knot pass each other at the distance of atoms that are not bonded.
-    knot = TrefoilKnot(6.0).points
+    knot = TrefoilKnot(7.2).points
     n = len(knot)
     apart = (torch.arange(n)[:, None] - torch.arange(n)[None]).abs()
     far = torch.minimum(apart, n - apart) > 20

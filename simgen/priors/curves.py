@@ -220,7 +220,7 @@ class TrefoilKnot(Curve):
     """The trefoil knot about z (:class:`Curve`).
 
     (sin t + 2 sin 2t, cos t - 2 cos 2t, -1.5 sin 3t), scaled. The usual knot is flatter; this one
-    keeps its strands 0.6 radii apart where they cross.
+    keeps its strands 0.49 radii apart where they cross.
 
     Attributes
     ----------
@@ -233,7 +233,7 @@ class TrefoilKnot(Curve):
         If the radius is not positive.
     """
 
-    radius: float = 6.0
+    radius: float = 7.2
 
     def trace(self, t: Tensor) -> Tensor:
         """Points of the curve (:meth:`Curve.trace`)."""
