@@ -796,7 +796,7 @@ class _Run:
             detail = f"forces above {_F_MAX} eV/A after {_RELAXATION_STEPS} steps"
             report = replace(report, status=Status.UNCONVERGED, detail=detail)
         elif report.status is Status.OK and len(assignment.kept) < self.config.n_heavy_atoms[0]:
-            detail = f"{n_dropped} heavy atoms lay apart and were left out"
+            detail = f"{n_dropped} of {len(skeleton.atomic_numbers)} heavy atoms lay apart"
             report = replace(report, status=Status.INCOMPLETE, detail=detail)
         return _attempt_of_mol(skeleton.index, report, relaxed.mol)
 

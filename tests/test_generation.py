@@ -404,6 +404,21 @@ def test_real_skeletons_become_the_molecules_they_are_from(
     assert len(frames[4]) == 4  # the skeleton, as finishing failed
 
 
+def test_a_molecule_smaller_than_asked_for_is_incomplete(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    skeleton = ([6, 8, 6], [[0.0, 0.0, 0.0], [1.42, 0.0, 0.0], [50.0, 0.0, 0.0]])
+
+    def sample(*arguments, **options):
+        return Samples(MoleculeBatch.from_arrays([skeleton]), torch.tensor([True]))
+
+    monkeypatch.setattr(generation, "evolve", sample)
+    result = run(1)
+    assert result.reports[0].status is Status.INCOMPLETE
+    assert result.reports[0].detail == "1 of 3 heavy atoms lay apart"
+    assert result.molecules == []
+
+
 def test_a_reference_without_bonds_knows_no_molecules(
     run: Run, real: list[str], reference: ReferenceSet
 ) -> None:
