@@ -8,6 +8,7 @@ drawn to the nearest atom of another one. Molecules that are whole do not feel i
 from __future__ import annotations
 
 import math
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -70,10 +71,16 @@ def n_fragments(batch: MoleculeBatch) -> Tensor:
 def _fragments(batch: MoleculeBatch, pairs: Tensor) -> tuple[Tensor, Tensor]:
     """First atom of the fragment of each atom, (n_atoms,), and distances of the pairs."""
     positions = batch.positions
-    radii = torch.full((len(SYMBOLS),), LARGEST_RADIUS, dtype=positions.dtype)
-    radii[list(COVALENT_RADII)] = torch.tensor(list(COVALENT_RADII.values()), dtype=radii.dtype)
-    radius = radii.to(positions.device)[batch.atomic_numbers]
+    radius = _radii(positions.dtype, positions.device)[batch.atomic_numbers]
     # Coinciding atoms know no direction; this way their gradient is finite.
     distances = edge_vectors(positions, pairs).square().sum(1).clamp(min=1e-12).sqrt()
     bonded = distances.detach() < BOND_REACH * (radius[pairs[0]] + radius[pairs[1]])
     return components(batch.n_atoms, pairs[:, bonded]), distances
+
+
+@cache
+def _radii(dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Covalent radius by atomic number, angstrom: made once, since scores are computed often."""
+    radii = torch.full((len(SYMBOLS),), LARGEST_RADIUS, dtype=dtype)
+    radii[list(COVALENT_RADII)] = torch.tensor(list(COVALENT_RADII.values()), dtype=dtype)
+    return radii.to(device)

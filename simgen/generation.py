@@ -947,6 +947,19 @@ class _Folder:
             io.write_xyz(self.path / "trajectories" / f"{_name(index)}.xyz", atoms)
 
 
+def read_attempts(folder: Path) -> tuple[dict[str, Any], dict[int, Attempt]]:
+    """Read the configuration and the finished attempts, by their index, of a run.
+
+    Raises
+    ------
+    LoadError
+        If there is no journal, or it is damaged.
+    """
+    header, *chunks = _Folder(folder, resume=True).lines or [{}]
+    found = [_attempt_from_json(values) for chunk in chunks for values in chunk["attempts"]]
+    return header.get("config", {}), {attempt.index: attempt for attempt in found}
+
+
 def _check_identity(found: Mapping[str, Any], expected: Mapping[str, Any], path: Path) -> None:
     """Raise a ConfigError that names the first difference between two runs."""
     theirs = {**found["config"], "weights": found["model"], "molecules": found["reference"]}

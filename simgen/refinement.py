@@ -4,8 +4,8 @@ One pass of the sampler leaves some molecules crowded: while the noise is high t
 atoms together, and when it has faded the steps are too short for them to part. Another pass from a
 low noise level, where the prior is weak, lets them. Others are torn apart, since the similarity of
 an atom to the reference does not tell whether all atoms hang together; those begin at a higher
-level, where the prior brings the parts together. No sample is thrown away; those that look like the
-reference already are left alone.
+level, where the prior and cohesion bring the parts together. No sample is thrown away; those that
+look like the reference already are left alone.
 """
 
 from __future__ import annotations

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from chemistry import conformer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rdkit import Chem, RDConfig
@@ -52,13 +53,6 @@ SMILES = [
 
 def plain(mol: Chem.Mol) -> str:
     return Chem.CanonSmiles(Chem.MolToSmiles(Chem.RemoveHs(mol), isomericSmiles=False))
-
-
-def conformer(smiles: str) -> Chem.Mol:
-    mol = Chem.AddHs(Chem.MolFromSmiles(smiles))
-    assert AllChem.EmbedMolecule(mol, randomSeed=1) == 0
-    AllChem.MMFFOptimizeMolecule(mol, maxIters=1000)
-    return mol
 
 
 def skeleton(smiles: str) -> tuple[np.ndarray, np.ndarray]:

@@ -5,44 +5,19 @@ import json
 import resource
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import ase.io
 import pytest
 import torch
+from command_line import Command, Outcome
 from rdkit import Chem
 
-from simgen import cli
 from simgen.generation import Generator
 from simgen.io import embed, read_molecules, write_sdf
 from simgen.models import ForceField, NetworkConfig, save_model
 
 CONFIG = NetworkConfig(elements=(1, 6, 7, 8), n_channels=4, l_max=1)
-
-
-class Outcome(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
-Command = Callable[..., Outcome]
-
-
-@pytest.fixture
-def simgen(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
-    """Run a command line in this process."""
-
-    def run(*arguments: object) -> Outcome:
-        monkeypatch.setattr(sys, "argv", ["simgen", *map(str, arguments)])
-        with pytest.raises(SystemExit) as caught:
-            cli.main()
-        captured = capsys.readouterr()
-        return Outcome(int(caught.value.code or 0), captured.out, captured.err)
-
-    return run
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from chemistry import conformer
 from rdkit import Chem
 from rdkit.Chem import AllChem, rdFingerprintGenerator, rdMolTransforms
 from typer.testing import CliRunner
@@ -41,13 +42,6 @@ from simgen.evaluation.sources import has_more_attempts, read_entries
 from simgen.io import Record
 from simgen.reference import load_reference
 from simgen.validation import check_posebusters
-
-
-def conformer(smiles: str) -> Chem.Mol:
-    mol = Chem.AddHs(Chem.MolFromSmiles(smiles))
-    assert AllChem.EmbedMolecule(mol, randomSeed=1) == 0
-    AllChem.MMFFOptimizeMolecule(mol, maxIters=1000)
-    return mol
 
 
 def moved(mol: Chem.Mol, shifts: dict[int, list[float]]) -> Chem.Mol:

@@ -2,18 +2,17 @@
 
 import json
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pytest
 import torch
 import trimesh
+from command_line import Command
 from PIL import Image
 from rdkit import Chem
 
-from simgen import cli, shapes
+from simgen import shapes
 from simgen.errors import InputError, LoadError
 from simgen.io import embed, write_sdf
 from simgen.models import ForceField, NetworkConfig, save_model
@@ -21,29 +20,6 @@ from simgen.priors import Circle, Sphere, Transformed, prior_to_dict
 from simgen.shapes import ReadyShape, inside_of_grid, list_shapes, load_shape
 
 FOLDER = Path(__file__).parent.parent / "priors"
-
-
-class Outcome(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
-Command = Callable[..., Outcome]
-
-
-@pytest.fixture
-def simgen(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
-    """Run a command line in this process."""
-
-    def run(*arguments: object) -> Outcome:
-        monkeypatch.setattr(sys, "argv", ["simgen", *map(str, arguments)])
-        with pytest.raises(SystemExit) as caught:
-            cli.main()
-        captured = capsys.readouterr()
-        return Outcome(int(caught.value.code or 0), captured.out, captured.err)
-
-    return run
 
 
 # --- ready shapes ------------------------------------------------------------------------------

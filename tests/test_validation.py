@@ -4,6 +4,7 @@ import sys
 
 import numpy as np
 import pytest
+from chemistry import conformer
 from rdkit import Chem
 from rdkit.Chem import AllChem
 
@@ -29,13 +30,6 @@ from simgen.validation import (
     sa_score,
     validate,
 )
-
-
-def conformer(smiles: str) -> Chem.Mol:
-    mol = Chem.AddHs(Chem.MolFromSmiles(smiles))
-    assert AllChem.EmbedMolecule(mol, randomSeed=1) == 0
-    AllChem.MMFFOptimizeMolecule(mol, maxIters=1000)
-    return mol
 
 
 def moved(mol: Chem.Mol, atom: int, shift: list[float]) -> Chem.Mol:

@@ -13,9 +13,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
@@ -27,6 +26,7 @@ import torch
 import simgen
 from simgen import io
 from simgen.benchmarks.mace import seconds_per_call
+from simgen.benchmarks.quality import ProgressBar
 from simgen.errors import LoadError, SimgenError
 from simgen.evaluation.report import table
 from simgen.generation import Generator, versions
@@ -42,10 +42,6 @@ FIELD_BATCH = 32
 
 RESULTS = "speed.json"
 """File with all results; what it holds already is not measured again."""
-
-Callback = Callable[[float, int], None]
-ProgressBar = Callable[[str, str], AbstractContextManager[Callback]]
-"""Takes a label and a unit; gives what is called with how much is done and how much there is."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from simgen.errors import InputError, LoadError
 from simgen.evaluation.judges import Entry
-from simgen.generation import JOURNAL, _attempt_from_json, _Folder
+from simgen.generation import JOURNAL, read_attempts
 from simgen.io import Record, read_molecules
 
 
@@ -50,10 +50,9 @@ def _attempts(folder: Path) -> list[Entry]:
     """Every attempt of a run, those that an interruption left out included."""
     if not (folder / JOURNAL).exists():
         raise LoadError(f"expected a molecule file or a folder with {JOURNAL}, got {folder}")
-    header, *chunks = _Folder(folder, resume=True).lines or [{}]
-    attempts = {a["index"]: _attempt_from_json(a) for chunk in chunks for a in chunk["attempts"]}
+    config, attempts = read_attempts(folder)
     entries = []
-    for k in range(int(header.get("config", {}).get("n_molecules", 0))):
+    for k in range(int(config.get("n_molecules", 0))):
         if k not in attempts:
             record = Record(k + 1, 0, f"attempt-{k}", error="interrupted: the run is not finished")
             entries.append(Entry(str(folder), record))

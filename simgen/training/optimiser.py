@@ -1,8 +1,8 @@
 """Muon: momentum steps whose matrices are made orthogonal.
 
 A gradient of a weight matrix has a few strong directions and many weak ones, and a step along it
-learns little in the weak ones. Muon takes a step that is equally long in all of them. On force
-fields of this size it needs less than half as many steps as Adam (docs/experiments.md).
+learns little in the weak ones. Muon takes a step that is equally long in all of them. What
+that brought is in docs/experiments.md.
 """
 
 from __future__ import annotations
