@@ -8,6 +8,7 @@ drawn to the nearest atom of another one. Molecules that are whole do not feel i
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from functools import cache
 
 import torch
@@ -24,6 +25,8 @@ LARGEST_RADIUS = max(COVALENT_RADII.values())
 """Covalent radius of elements without one in the table, angstrom."""
 STRENGTH = 1.0
 """Score of a fragment's nearest atom, 1/angstrom; the similarity score is clipped at 1.7."""
+FIRM_STRENGTH = 3.0
+"""The same where fragments meet atoms that do not move: all of the way is the mobile ones'."""
 ONSET = 0.5
 """Noise level in angstrom; far above it fragments come and go, too early to be joined."""
 
@@ -40,13 +43,19 @@ class Cohesion:
         In 1/angstrom.
     onset : float
         Noise level below which it acts, angstrom.
+    closed : sequence of int
+        Places within each molecule of atoms that no other may bond to: they belong to their
+        fragment, but no gap is measured to or from them.
     """
 
-    def __init__(self, strength: float = STRENGTH, onset: float = ONSET) -> None:
+    def __init__(
+        self, strength: float = STRENGTH, onset: float = ONSET, closed: Sequence[int] = ()
+    ) -> None:
         if not (0.0 <= strength < math.inf and 0.0 < onset < math.inf):
             raise ConfigError(f"expected strength >= 0 and onset > 0, got {strength} and {onset}")
         self.strength = strength
         self.onset = onset
+        self.closed = tuple(closed)
 
     def log_prob(self, batch: MoleculeBatch, sigma: float) -> Tensor:
         """Log-density of each molecule, shape (n_molecules,)."""
@@ -55,6 +64,9 @@ class Cohesion:
         label, distances = _fragments(batch, pairs)
         own, other = label[pairs[1]], label[pairs[0]]
         apart = own != other
+        if self.closed:
+            shut = torch.isin(batch.local_idx, torch.tensor(self.closed, device=own.device))
+            apart = apart & ~shut[pairs[0]] & ~shut[pairs[1]]
         # Each fragment is known by the first of its atoms.
         gaps = distances.new_full((batch.n_atoms,), math.inf)
         gaps = gaps.scatter_reduce(0, own[apart], distances[apart], "amin")

@@ -17,6 +17,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from simgen.composition import Palette
 from simgen.errors import ConfigError
 from simgen.molecules import MoleculeBatch
 from simgen.noise import Noise, Stream, gumbel
@@ -34,39 +35,6 @@ class EnergyScore(Protocol):
     def atom_energies(self, batch: MoleculeBatch, sigma: float) -> Tensor:
         """Return the energy of each atom, shape (n_atoms,), low where it fits."""
         ...
-
-
-@dataclass(frozen=True, slots=True)
-class Palette:
-    """Elements that atoms can become.
-
-    Attributes
-    ----------
-    elements : tuple of int
-        Atomic numbers, all different.
-    weights : tuple of float
-        How often each is chosen, relative to the others; equal by default.
-
-    Raises
-    ------
-    ConfigError
-        If there are no elements, or if weights do not fit.
-    """
-
-    elements: tuple[int, ...] = (6, 7, 8)
-    weights: tuple[float, ...] = ()
-
-    def __post_init__(self) -> None:
-        if not self.elements or len(set(self.elements)) < len(self.elements):
-            raise ConfigError(f"expected different elements, at least one, got {self.elements}")
-        if not self.weights:
-            object.__setattr__(self, "weights", (1.0,) * len(self.elements))
-        positive = all(0.0 < weight < math.inf for weight in self.weights)
-        if len(self.weights) != len(self.elements) or not positive:
-            raise ConfigError(
-                f"expected {len(self.elements)} positive weights, one for each element, "
-                f"got {self.weights}"
-            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +96,8 @@ def mutate(
     inverse_temperature : float
         The b.
     palette : Palette
-        Elements they become, each with its weight, never the one they are.
+        Elements they become, each with its weight, never the one they are. A molecule that would
+        have too many or too few atoms of an element exchanges elements among its atoms instead.
     mutated_fraction : float
         Fraction of the mobile atoms to change, rounded up.
     noise : Noise
@@ -164,7 +133,33 @@ def mutate(
     chosen = (cumulative <= uniform * cumulative[:, -1:]).sum(1).clamp(max=len(elements) - 1)
     possible = cumulative[:, -1] > 0
     numbers = torch.where(mutated & possible, elements[chosen], batch.atomic_numbers)
+    if palette.is_bounded:
+        exchanging = ~_within_bounds(batch.replace(atomic_numbers=numbers), palette)
+        exchanged = _exchange(batch, order, rank, torch.minimum(2.0 * n_mutated, n_mobile))
+        numbers = torch.where(exchanging[idx], exchanged, numbers)
     return batch.replace(atomic_numbers=numbers)
+
+
+def _within_bounds(batch: MoleculeBatch, palette: Palette) -> Tensor:
+    """Whether each molecule has as many mobile atoms of each element as it may: (n_molecules,)."""
+    idx = batch.molecule_idx
+    elements = torch.tensor(palette.elements, device=idx.device)
+    of_element = (batch.atomic_numbers[:, None] == elements) & ~batch.fixed[:, None]
+    counts = batch.sum_per_molecule(of_element.to(torch.int64))
+    low, high = (
+        torch.tensor(limits, device=idx.device) for limits in (palette.at_least, palette.at_most)
+    )
+    return ((counts >= low) & (counts <= high)).all(1)
+
+
+def _exchange(batch: MoleculeBatch, order: Tensor, rank: Tensor, n_exchanged: Tensor) -> Tensor:
+    """Elements after the first atoms in the order of each molecule passed theirs on in a circle."""
+    idx = batch.molecule_idx
+    counts = batch.counts
+    first_atom = (torch.cumsum(counts, 0) - counts)[idx]
+    width = n_exchanged.to(torch.int64)[idx]
+    donor = torch.where(rank < width, (rank + 1) % width.clamp(min=1), rank)
+    return batch.atomic_numbers[order[first_atom + donor]]
 
 
 def select(

@@ -23,7 +23,7 @@ import ase.io
 import numpy as np
 from numpy.typing import NDArray
 from rdkit import Chem, rdBase
-from rdkit.Chem import rdDepictor, rdDistGeom, rdForceFieldHelpers
+from rdkit.Chem import rdDepictor, rdDetermineBonds, rdDistGeom, rdForceFieldHelpers
 from rdkit.Chem.Draw import rdMolDraw2D
 
 from simgen.errors import InputError, LoadError, SimgenError
@@ -256,6 +256,50 @@ def _record_of_frame(frame: list[str], n_atoms: int, index: int, line: int, name
         return Record(index, line, name, error="an atom of no known element")
     name = str(atoms.info.get("name", name))
     return Record(index, line, name, None, numbers, positions)
+
+
+def perceive_bonds(
+    atomic_numbers: NDArray[np.int64], positions: NDArray[np.float64], charge: int = 0
+) -> Chem.Mol | None:
+    """Return the molecule that distances and valences suggest, or None if there is none.
+
+    Charges are given to atoms where that completes all valences; failing that, electrons are left
+    unpaired.
+
+    Parameters
+    ----------
+    atomic_numbers : ndarray, shape (n_atoms,)
+        Elements, hydrogens included.
+    positions : ndarray, shape (n_atoms, 3)
+        Coordinates in angstrom.
+    charge : int
+        Of the whole molecule.
+
+    References
+    ----------
+    Y. Kim, W. Y. Kim, Bull. Korean Chem. Soc. 36, 1769 (2015) (xyz2mol, which RDKit implements).
+    """
+    bare = Chem.RWMol()
+    for z in atomic_numbers.tolist():
+        atom = Chem.Atom(z)
+        atom.SetNoImplicit(True)
+        bare.AddAtom(atom)
+    conformer = Chem.Conformer(len(atomic_numbers))
+    conformer.SetPositions(np.asarray(positions, dtype=np.float64))
+    bare.AddConformer(conformer)
+    for allow_charges in (True, False):
+        mol = Chem.RWMol(bare)
+        try:
+            with rdBase.BlockLogs():
+                rdDetermineBonds.DetermineBonds(
+                    mol, charge=charge, allowChargedFragments=allow_charges
+                )
+                Chem.SanitizeMol(mol)
+        except (ValueError, RuntimeError):
+            # What RDKit raises if no bond orders fit the charge, or the atoms make no sense.
+            continue
+        return mol.GetMol()
+    return None
 
 
 def embed(mol: Chem.Mol) -> Chem.Mol | None:

@@ -38,6 +38,8 @@ class Stream(IntEnum):
     MUTATED_ATOMS = 3
     NEW_ELEMENTS = 4
     SURVIVORS = 5
+    SIZE = 6
+    ALTERNATIVE = 7
 
 
 def philox(counter: Tensor, key: tuple[int, int]) -> Tensor:

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 from simgen.errors import ConfigError, InputError
@@ -97,36 +98,46 @@ class HeunSettings:
 
 def start_molecules(
     prior: Prior,
-    counts: Tensor,
+    elements: Sequence[Sequence[int]],
     noise: Noise,
     *,
-    atomic_number: int = 6,
+    frame: tuple[ArrayLike, ArrayLike] | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> MoleculeBatch:
-    """Atoms of one element where the prior wants them, to start from.
+    """Atoms where the prior wants them, to start from.
 
     Parameters
     ----------
     prior : Prior
         Where to start.
-    counts : Tensor, shape (n_molecules,), int64
-        Atoms of each molecule.
+    elements : sequence of sequence of int
+        Elements of the atoms of each molecule.
     noise : Noise
         Random numbers of the molecules.
-    atomic_number : int
-        The element; carbon by default.
+    frame : (array_like, array_like), optional
+        Atomic numbers, shape (n_frame,), and positions, shape (n_frame, 3), in angstrom, of fixed
+        atoms, which are the first ones of every molecule.
     dtype : torch.dtype
         Of the positions.
     """
+    device = noise.sample_idx.device
+    counts = torch.tensor([len(numbers) for numbers in elements], device=device)
     positions = prior.sample(counts, noise, spread=START_SPREAD).to(dtype)
-    molecules = torch.arange(len(counts), device=counts.device)
-    molecule_idx = torch.repeat_interleave(molecules, counts)
-    return MoleculeBatch(
-        positions=positions,
-        atomic_numbers=torch.full_like(molecule_idx, atomic_number),
-        molecule_idx=molecule_idx,
-        n_molecules=len(counts),
-    )
+    frame_numbers = torch.as_tensor([] if frame is None else frame[0], dtype=torch.int64)
+    frame_positions = torch.as_tensor([] if frame is None else frame[1], dtype=dtype)
+    n_frame = len(frame_numbers)
+    new_numbers = [torch.tensor(list(numbers), dtype=torch.int64) for numbers in elements]
+    molecules = torch.arange(len(counts), device=device)
+    whole_idx = torch.repeat_interleave(molecules, counts + n_frame)
+    is_frame = [torch.arange(n_frame + len(numbers)) < n_frame for numbers in elements]
+    fixed = torch.cat([torch.zeros(0, dtype=torch.bool), *is_frame]).to(device)
+    numbers = torch.zeros_like(whole_idx)
+    x = torch.zeros(len(whole_idx), 3, dtype=dtype, device=device)
+    numbers[fixed] = frame_numbers.to(device).repeat(len(counts))
+    x[fixed] = frame_positions.reshape(-1, 3).to(device).repeat(len(counts), 1)
+    numbers[~fixed] = torch.cat([torch.zeros(0, dtype=torch.int64), *new_numbers]).to(device)
+    x[~fixed] = positions
+    return MoleculeBatch(x, numbers, whole_idx, fixed, n_molecules=len(counts))
 
 
 def heun(

@@ -33,6 +33,7 @@ __all__ = [
     "Gfn2Check",
     "Report",
     "Status",
+    "check_charge",
     "check_closed_shell",
     "check_connected",
     "check_contacts",
@@ -41,7 +42,6 @@ __all__ = [
     "check_gfn2",
     "check_graph_kept",
     "check_hydrogens",
-    "check_neutral",
     "check_posebusters",
     "check_sanitised",
     "check_size",
@@ -130,10 +130,10 @@ def check_sanitised(mol: Chem.Mol) -> Check:
     return _check(not problems, Status.UNSANITISABLE, detail)
 
 
-def check_neutral(mol: Chem.Mol) -> Check:
-    """The total charge is zero. Value: the charge."""
+def check_charge(mol: Chem.Mol, expected: int = 0) -> Check:
+    """The total charge is the one that is expected. Value: the charge."""
     charge = Chem.GetFormalCharge(mol)
-    return _check(charge == 0, Status.CHARGED, f"charge {charge:+d}", charge)
+    return _check(charge == expected, Status.CHARGED, f"charge {charge:+d}", charge)
 
 
 def check_closed_shell(mol: Chem.Mol) -> Check:
@@ -209,8 +209,10 @@ class Report:
         Canonical, with stereochemistry as in the geometry.
     formula : str or None
         Sum formula, Hill order.
-    connected, closed_shell, neutral, sanitised, graph_kept : bool or None
+    connected, closed_shell, sanitised, graph_kept : bool or None
         Answers of the checks of the same names.
+    charge : int or None
+        Total charge.
     relaxation_energy : float or None
         Energy that the relaxation released, kcal/mol.
     min_contact : float or None
@@ -226,6 +228,8 @@ class Report:
         Name of the first valid attempt with the same bond graph.
     known_in_reference : bool or None
         Whether the bond graph is in the reference set.
+    alerts : str or None
+        Unwanted substructures that were searched for and found.
 
     References
     ----------
@@ -242,7 +246,7 @@ class Report:
     formula: str | None = None
     connected: bool | None = None
     closed_shell: bool | None = None
-    neutral: bool | None = None
+    charge: int | None = None
     sanitised: bool | None = None
     graph_kept: bool | None = None
     relaxation_energy: float | None = None
@@ -252,6 +256,7 @@ class Report:
     similarity: float | None = None
     duplicate_of: str | None = None
     known_in_reference: bool | None = None
+    alerts: str | None = None
 
     @classmethod
     def columns(cls) -> tuple[str, ...]:
@@ -273,7 +278,6 @@ _GRAPH_CHECKS: dict[str, Callable[[Chem.Mol], Check]] = {
     "size": check_size,
     "sanitised": check_sanitised,
     "connected": check_connected,
-    "neutral": check_neutral,
     "closed_shell": check_closed_shell,
 }
 _GEOMETRY_CHECKS: dict[str, Callable[[Chem.Mol], Check]] = {
@@ -288,6 +292,7 @@ def validate(
     mol: Chem.Mol,
     *,
     name: str = "",
+    charge: int = 0,
     relaxation_energy: float | None = None,
     n_dropped: int | None = None,
     similarity: float | None = None,
@@ -301,12 +306,15 @@ def validate(
         Hydrogens as atoms and a 3D conformer; what lacks them fails the checks that need them.
     name : str, optional
         Name for the report.
+    charge : int, optional
+        Total charge that is expected.
     relaxation_energy, n_dropped, similarity : optional
         Facts about the making of the molecule, passed on to the report.
     known : collection of str, optional
         :func:`molecule_key` of each reference molecule.
     """
     checks = {key: check(mol) for key, check in _GRAPH_CHECKS.items()}
+    checks["charge"] = check_charge(mol, charge)
     if mol.GetNumConformers() == 0:
         checks["hydrogens"] = Check(False, Status.NO_HYDROGENS, "no coordinates")
     else:
@@ -326,7 +334,7 @@ def validate(
         n_dropped=n_dropped,
         connected=passed("connected"),
         closed_shell=passed("closed_shell"),
-        neutral=passed("neutral"),
+        charge=Chem.GetFormalCharge(mol),
         sanitised=passed("sanitised"),
         graph_kept=passed("graph_kept"),
         relaxation_energy=relaxation_energy,

@@ -34,12 +34,12 @@ from simgen.evaluation.molecule import (
     ring_sizes,
     study,
 )
-from simgen.evaluation.perception import perceive_bonds, same_bonds
+from simgen.evaluation.perception import same_bonds
 from simgen.evaluation.plots import PLOTS
 from simgen.evaluation.report import figure_from_json, show, to_json, to_markdown
 from simgen.evaluation.scorecard import Reference, Scorecard, summarise
 from simgen.evaluation.sources import has_more_attempts, read_entries
-from simgen.io import Record
+from simgen.io import Record, perceive_bonds
 from simgen.reference import load_reference
 from simgen.validation import check_posebusters
 

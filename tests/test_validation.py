@@ -21,7 +21,7 @@ from simgen.validation import (
     check_gfn2,
     check_graph_kept,
     check_hydrogens,
-    check_neutral,
+    check_charge,
     check_posebusters,
     check_sanitised,
     check_size,
@@ -44,7 +44,7 @@ ETHANOL = conformer("CCO")
 GRAPH_CASES = [
     (check_size, "CC", "C", Status.TOO_FEW_ATOMS),
     (check_connected, "CCO", "CC.O", Status.DISCONNECTED),
-    (check_neutral, "C[N+](=O)[O-]", "C[NH3+]", Status.CHARGED),
+    (check_charge, "C[N+](=O)[O-]", "C[NH3+]", Status.CHARGED),
     (check_closed_shell, "CCO", "C[CH2]", Status.RADICAL),
     (check_closed_shell, "CC", "C[CH]", Status.RADICAL),
 ]
@@ -135,7 +135,7 @@ def test_the_report_of_a_good_molecule() -> None:
     assert (report.n_heavy, report.n_dropped) == (4, 1)
     assert report.connected
     assert report.closed_shell
-    assert report.neutral
+    assert report.charge == 0
     assert report.sanitised
     assert report.graph_kept
     assert 1 <= report.sa_score <= 10

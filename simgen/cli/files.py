@@ -207,7 +207,7 @@ def validate(
 
 def _with_bonds(record: Record) -> Chem.Mol | None:
     """Return the molecule of an XYZ entry with the bonds that RDKit sees, if it sees any."""
-    from simgen.evaluation.perception import perceive_bonds
+    from simgen.io import perceive_bonds
 
     return None if record.error is not None else perceive_bonds(*record.geometry)
 

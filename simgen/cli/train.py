@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from simgen.cli.progress import Device, progress_bar
-from simgen.errors import ConfigError, LoadError
+from simgen.errors import ConfigError, InputError, LoadError
 
 data_app = typer.Typer(help="Training data for force fields.", no_args_is_help=True)
 
@@ -31,33 +32,91 @@ def build(
     typer.echo(f"{len(dataset)} geometries, checksum {dataset.checksum()}")
 
 
+class Preset(StrEnum):
+    """Networks of the literature."""
+
+    ACE = "ace"
+    BOTNET = "botnet"
+    NEQUIP = "nequip"
+    MACE = "mace"
+
+
 def train(
-    data: Annotated[Path, typer.Option(help="dataset.npz of `simgen data build`.")],
     out: Annotated[Path, typer.Option(help="Folder of the run; an interrupted one goes on.")],
+    data: Annotated[
+        Path | None, typer.Option(help="dataset.npz of `simgen data build`; or files of your own:")
+    ] = None,
+    train: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="FILE",
+            help="Extended XYZ with energies (eV) and forces (eV/A); may be repeated. Frames of a "
+            "single atom give the energies of isolated atoms, which are fitted otherwise.",
+        ),
+    ] = None,
+    valid: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="FILE", help="The same, to choose the best weights with."),
+    ] = None,
+    test: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="FILE", help="The same, of which only the errors are reported."),
+    ] = None,
+    valid_fraction: Annotated[
+        float, typer.Option(help="Without --valid: share of --train that is taken for it.")
+    ] = 0.1,
+    energy_key: Annotated[str, typer.Option(help="Name of the energy in these files.")] = "energy",
+    forces_key: Annotated[str, typer.Option(help="Name of the forces.")] = "forces",
+    preset: Annotated[
+        Preset | None, typer.Option(help="Network; by default MACE with invariant messages.")
+    ] = None,
     settings: Annotated[
         Path | None,
-        typer.Option(help='JSON file {"network": {...}, "training": {...}}; default settings.'),
+        typer.Option(help='JSON file {"network": {...}, "training": {...}} of what shall differ.'),
     ] = None,
     device: Device = "auto",
     processes: Annotated[
         int | None, typer.Option(min=1, help="Processes on a CPU; by default one per core.")
     ] = None,
 ) -> None:
-    """Train a force field on a data set."""
+    """Train a force field on a data set, or on files of your own.
+
+    Interrupt it at any time; the same command goes on.
+    """
+    if (data is None) == (not train):
+        raise InputError("expected --data or --train, got both or none; choose one")
     from simgen.data.build import Dataset
     from simgen.devices import default_workers, resolve_device
-    from simgen.models import NetworkConfig
-    from simgen.training import TrainingConfig
+    from simgen.models import PRESETS, NetworkConfig
+    from simgen.training import TrainingConfig, TrainingData, read_structures, record_errors
     from simgen.training import train as run
 
     target = resolve_device(device)
-    dataset = Dataset.load(data)
     chosen = _read_settings(settings) if settings else {}
-    network = {"elements": sorted({int(z) for z in dataset.numbers}), **chosen.get("network", {})}
     try:
         training = TrainingConfig(**chosen.get("training", {}))
     except TypeError as error:
         raise ConfigError(f"{settings}, section training: {error}") from None
+    dataset: TrainingData
+    atomic_energies: dict[int, float] = {}
+    if data is not None:
+        dataset = Dataset.load(data)
+    else:
+        dataset = structures = read_structures(
+            train or [],
+            valid or [],
+            test or [],
+            valid_fraction=valid_fraction,
+            seed=training.seed,
+            energy_key=energy_key,
+            forces_key=forces_key,
+        )
+        atomic_energies = structures.atomic_energies
+    network = {"elements": sorted({int(z) for z in dataset.numbers}), **chosen.get("network", {})}
+    config = NetworkConfig.from_dict(network)
+    if preset is not None:
+        elements = network.pop("elements")
+        config = PRESETS[preset](elements, **network)
     n_processes = processes or default_workers(target)
     if n_processes > 1:
         import torch
@@ -66,13 +125,17 @@ def train(
     with progress_bar("training", "steps") as update:
         path = run(
             dataset,
-            NetworkConfig.from_dict(network),
+            config,
             training,
             out,
+            atomic_energies=atomic_energies,
             device=target,
             n_processes=n_processes,
             progress=lambda step, n_steps, _: update(step, n_steps),
         )
+    for part, errors in record_errors(path, dataset).items():
+        figures = ", ".join(f"{name} {value:g}" for name, value in errors.items())
+        typer.echo(f"{part}: {figures}")
     typer.echo(f"wrote {path}")
 
 

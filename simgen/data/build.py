@@ -71,6 +71,11 @@ class Dataset:
         """Index of the first atom of each geometry, shape (n_geometries,)."""
         return np.cumsum(self.counts) - self.counts
 
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """Names of the kinds of geometries."""
+        return tuple(kind.value for kind in KINDS)
+
     def checksum(self) -> str:
         """SHA-256 over the content, positions and labels rounded to 1e-4 A, eV and eV/A."""
         digest = hashlib.sha256()

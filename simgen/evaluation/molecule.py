@@ -13,8 +13,8 @@ from rdkit import Chem
 
 from simgen import validation
 from simgen.evaluation.known import KnownChemistry, environments_of, load_known, valence_of
-from simgen.evaluation.perception import perceive_bonds, same_bonds
-from simgen.io import Record
+from simgen.evaluation.perception import same_bonds
+from simgen.io import Record, perceive_bonds
 from simgen.validation import Check
 
 CUMULATED = Chem.MolFromSmarts("*=[#6X2,#7X2]=*")
@@ -85,7 +85,7 @@ _GRAPH_CHECKS: dict[str, Callable[[Chem.Mol], Check]] = {
     "sanitised": validation.check_sanitised,
     "one fragment": validation.check_connected,
     "closed shell": validation.check_closed_shell,
-    "neutral": validation.check_neutral,
+    "neutral": validation.check_charge,
 }
 _GEOMETRY_CHECKS: dict[str, Callable[[Chem.Mol], Check]] = {
     "hydrogens": validation.check_hydrogens,

@@ -128,6 +128,70 @@ def _states(z: int, degree: int) -> tuple[State, ...]:
 
 
 @dataclass(frozen=True, slots=True)
+class KnownAtom:
+    """An atom whose bonds to other known atoms are known.
+
+    Attributes
+    ----------
+    charge : int
+        Formal charge.
+    n_hydrogens : int
+        Hydrogens that it keeps.
+    n_open : int
+        Hydrogens that new bonds may take the place of.
+    """
+
+    charge: int
+    n_hydrogens: int
+    n_open: int
+
+
+@dataclass(frozen=True, slots=True)
+class KnownBonds:
+    """What is known of the first atoms of a skeleton: nothing of it is changed by an assignment.
+
+    Attributes
+    ----------
+    atoms : tuple of KnownAtom
+        The first atoms, in order.
+    orders : mapping of (int, int) to int
+        Order of each bond among them, by the indices of its ends in ascending order.
+    """
+
+    atoms: tuple[KnownAtom, ...] = ()
+    orders: Mapping[tuple[int, int], int] = field(default_factory=dict)
+
+    def concerns(self, pair: tuple[int, int]) -> bool:
+        """Whether both ends of a pair are known atoms."""
+        return max(pair) < len(self.atoms)
+
+    def filter(self, pairs: set[tuple[int, int]]) -> set[tuple[int, int]]:
+        """Return the known bonds, and the pairs whose ends are free to be bonded."""
+        free = {
+            pair
+            for pair in pairs
+            if not self.concerns(pair)
+            and all(end >= len(self.atoms) or self.atoms[end].n_open for end in pair)
+        }
+        return free | set(self.orders)
+
+    def states(self, i: int, z: int, degree: int) -> list[State]:
+        """States that a known atom may be in at a number of heavy neighbours."""
+        atom = self.atoms[i]
+        orders = [order for pair, order in self.orders.items() if i in pair]
+        n_new = degree - len(orders)
+        valence = sum(orders) + atom.n_hydrogens + atom.n_open
+        found = []
+        # What new bonds take beyond the first electron pair of each: nothing, one or two of them.
+        for n_double, n_triple in ((0, 0), (1, 0), (2, 0), (0, 1)):
+            used = n_new + n_double + 2 * n_triple
+            if n_double + n_triple <= n_new and used <= atom.n_open:
+                more = orders.count(2) + n_double, orders.count(3) + n_triple
+                found.append(State(z, atom.charge, valence, *more, degree))
+        return found
+
+
+@dataclass(frozen=True, slots=True)
 class _Axis:
     """Bins of one geometric feature and how positional noise widens it."""
 
@@ -329,6 +393,13 @@ class BondStatistics:
         key = ("pair", a, b, order)
         if key not in self._cache:
             ends = ((a.z, a.degree), (b.z, b.degree))
+            if any(
+                state not in self.state_costs(*end, None)
+                for state, end in zip((a, b), ends, strict=True)
+            ):
+                # Only known atoms are in such states: nothing is known of their bonds.
+                self._cache[key] = 0.0
+                return 0.0
             total = self._bond_totals()[*sorted(ends)]
             n = float(self.bonds[a, b, order])
             if ends[0] == ends[1] and a != b:  # the two ways round are counted as one
@@ -623,6 +694,9 @@ def assign_bonds(
     positions: ArrayLike,
     *,
     charge: int = 0,
+    formal_charges: bool = True,
+    n_hydrogens: int | None = None,
+    known: KnownBonds | None = None,
     noise: float | None = None,
     statistics: BondStatistics | None = None,
 ) -> BondAssignment:
@@ -636,6 +710,12 @@ def assign_bonds(
         Coordinates in angstrom.
     charge : int, optional
         Total charge.
+    formal_charges : bool, optional
+        Whether atoms of unknown bonds may have charges.
+    n_hydrogens : int, optional
+        Hydrogens of the molecule; by default as many as make it likeliest.
+    known : KnownBonds, optional
+        Bonds among the first atoms, which stay; these atoms are never dropped.
     noise : float, optional
         Error of the positions in angstrom per coordinate. By default the likeliest of
         :data:`NOISE_LEVELS`.
@@ -662,20 +742,23 @@ def assign_bonds(
         return BondAssignment(Status.NONFINITE, None, everyone)
     if not all(int(z) in VALENCES for z in numbers):
         return BondAssignment(Status.UNKNOWN_ELEMENT, None, everyone)
+    known = known or KnownBonds()
     relative = relative_distances(numbers, x)
-    kept = np.flatnonzero((relative < NEIGHBOUR_FACTOR).any(1))
+    is_known = np.arange(len(numbers)) < len(known.atoms)
+    kept = np.flatnonzero((relative < NEIGHBOUR_FACTOR).any(1) | is_known)
     index = tuple(kept.tolist())
     if len(kept) < 2:
         return BondAssignment(Status.TOO_FEW_ATOMS, None, index)
     numbers, x = numbers[kept], x[kept]
     table = load_bond_statistics() if statistics is None else statistics
-    reach = bonded_pairs(numbers, x, REACH_FACTOR)
+    reach = known.filter(bonded_pairs(numbers, x, REACH_FACTOR))
     if fragments(len(numbers), reach).max() > 0:
         return BondAssignment(Status.DISCONNECTED, None, index)
+    wanted = _Wanted(charge, formal_charges, n_hydrogens, known)
     levels = NOISE_LEVELS if noise is None else (noise,)
     solutions: list[_Solution] = []
     for factor in FIRM_FACTORS:
-        solutions = _candidates(numbers.tolist(), x, reach, factor, charge, levels, table)
+        solutions = _candidates(numbers.tolist(), x, reach, factor, wanted, levels, table)
         if solutions:
             break
     if not solutions:
@@ -686,17 +769,36 @@ def assign_bonds(
     return BondAssignment(status, mol, index, best.cost)
 
 
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """What an assignment must satisfy beside the valences."""
+
+    charge: int
+    formal_charges: bool
+    n_hydrogens: int | None
+    known: KnownBonds
+
+    def state_costs(
+        self, i: int, z: int, degree: int, ring: int | None, table: BondStatistics
+    ) -> dict[State, float]:
+        """Cost of each state that an atom may be in at a degree."""
+        costs = table.state_costs(z, degree, ring)
+        if i < len(self.known.atoms):
+            return {s: costs.get(s, 0.0) for s in self.known.states(i, z, degree)}
+        return {s: c for s, c in costs.items() if self.formal_charges or s.charge == 0}
+
+
 def _candidates(
     numbers: list[int],
     x: Array,
     reach: set[tuple[int, int]],
     firm_factor: float,
-    charge: int,
+    wanted: _Wanted,
     levels: Iterable[float],
     table: BondStatistics,
 ) -> list[_Solution]:
     """Best solution at each noise level that has one."""
-    optional = reach - bonded_pairs(numbers, x, firm_factor)
+    optional = reach - bonded_pairs(numbers, x, firm_factor) - set(wanted.known.orders)
     whole = _Skeleton.build(numbers, x, reach)
     skeletons: dict[frozenset[tuple[int, int]], _Skeleton] = {frozenset(reach): whole}
     solutions = []
@@ -704,13 +806,13 @@ def _candidates(
         surprise = level / MEAN_NOISE
         pairs = frozenset(reach)
         if optional:
-            loose = _solve(whole, optional, charge, level, table)
+            loose = _solve(whole, optional, wanted, level, table)
             if loose is None:
                 continue
             pairs = frozenset(pair for pair, order in loose.orders.items() if order > 0)
         if pairs not in skeletons:
             skeletons[pairs] = _Skeleton.build(numbers, x, pairs)
-        solution = _solve(skeletons[pairs], set(), charge, level, table)
+        solution = _solve(skeletons[pairs], set(), wanted, level, table)
         if solution is not None:
             solutions.append(replace(solution, cost=solution.cost + surprise))
     return solutions
@@ -768,7 +870,7 @@ class _Programme:
 def _solve(
     skeleton: _Skeleton,
     optional: set[tuple[int, int]],
-    charge: int,
+    wanted: _Wanted,
     noise: float,
     table: BondStatistics,
 ) -> _Solution | None:
@@ -786,7 +888,7 @@ def _solve(
         of_atom: dict[State, int] = {}
         for degree in degrees:
             ring = None if optional else skeleton.atom_ring[i]
-            for state, cost in table.state_costs(z, degree, ring).items():
+            for state, cost in wanted.state_costs(i, z, degree, ring, table).items():
                 if not optional and i in skeleton.shape:
                     feature, value = skeleton.shape[i]
                     cost += table.feature_cost(feature, (state, ring), value, noise)
@@ -806,6 +908,8 @@ def _solve(
         ends: dict[tuple[int, State], list[int]] = defaultdict(list)
         for s, t in product(states[i], states[j]):
             for order in _orders(s, t):
+                if wanted.known.orders.get((i, j), order) != order:
+                    continue
                 first, second = sorted((s, t))
                 cost = table.pair_cost(first, second, order)
                 cost += table.feature_cost("length", (first, second, order), length, noise)
@@ -843,7 +947,15 @@ def _solve(
         for state, x_s in of_atom.items()
         if state.charge
     ]
-    programme.constrain(charges, charge, charge)
+    programme.constrain(charges, wanted.charge, wanted.charge)
+    if wanted.n_hydrogens is not None:
+        hydrogens = [
+            (x_s, float(state.n_hydrogens))
+            for of_atom in states
+            for state, x_s in of_atom.items()
+            if state.n_hydrogens
+        ]
+        programme.constrain(hydrogens, wanted.n_hydrogens, wanted.n_hydrogens)
 
     while True:
         solved = programme.solve()

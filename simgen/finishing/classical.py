@@ -7,6 +7,8 @@ pushes such atoms apart; what it leaves is then relaxed in the field proper.
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import numpy as np
 from rdkit import Chem, rdBase
 from rdkit.Chem import rdForceFieldHelpers
@@ -29,7 +31,9 @@ def has_tight_contacts(mol: Chem.Mol) -> bool:
     return bool((distances[far_in_graph] < TIGHT_CONTACT).any())
 
 
-def minimise_classically(mol: Chem.Mol, *, hydrogens_only: bool) -> None:
+def minimise_classically(
+    mol: Chem.Mol, *, hydrogens_only: bool, fixed: Collection[int] = ()
+) -> None:
     """Relax a molecule in place in MMFF94 or UFF; left as it is where neither of them can.
 
     Parameters
@@ -38,6 +42,8 @@ def minimise_classically(mol: Chem.Mol, *, hydrogens_only: bool) -> None:
         Hydrogens as atoms and a 3D conformer.
     hydrogens_only : bool
         Whether heavy atoms stay where they are, bit for bit.
+    fixed : collection of int
+        Atoms that stay where they are in any case.
     """
     before = Chem.Conformer(mol.GetConformer())
     with rdBase.BlockLogs():
@@ -53,7 +59,7 @@ def minimise_classically(mol: Chem.Mol, *, hydrogens_only: bool) -> None:
         return
     field.Initialize()
     for atom in mol.GetAtoms():
-        if hydrogens_only and atom.GetAtomicNum() > 1:
+        if atom.GetIdx() in fixed or (hydrogens_only and atom.GetAtomicNum() > 1):
             field.AddFixedPoint(atom.GetIdx())
     try:
         field.Minimize(maxIts=_MAX_STEPS)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import numpy as np
 from rdkit import Chem
 
@@ -9,7 +11,7 @@ from simgen.errors import InputError
 from simgen.finishing.classical import minimise_classically
 
 
-def add_hydrogens(mol: Chem.Mol) -> Chem.Mol:
+def add_hydrogens(mol: Chem.Mol, *, fixed: Collection[int] = ()) -> Chem.Mol:
     """Return the molecule with its hydrogens as atoms, at ideal positions.
 
     Heavy atoms keep their positions and their order; hydrogens follow them. They begin where bond
@@ -21,7 +23,9 @@ def add_hydrogens(mol: Chem.Mol) -> Chem.Mol:
     ----------
     mol : Mol
         Heavy atoms with a 3D conformer and hydrogen counts, as from
-        :func:`simgen.finishing.bonds.assign_bonds`.
+        :func:`simgen.finishing.bonds.assign_bonds`. Some hydrogens may be there as atoms already.
+    fixed : collection of int
+        Atoms that stay where they are, hydrogens among them.
 
     Raises
     ------
@@ -40,17 +44,17 @@ def add_hydrogens(mol: Chem.Mol) -> Chem.Mol:
             "expected a molecule with 3D coordinates, got none; assign bonds or embed it first"
         )
     complete = Chem.AddHs(mol, addCoords=True)
-    _separate(complete)
-    minimise_classically(complete, hydrogens_only=True)
+    _separate(complete, fixed)
+    minimise_classically(complete, hydrogens_only=True, fixed=fixed)
     return complete
 
 
-def _separate(mol: Chem.Mol) -> None:
+def _separate(mol: Chem.Mol, fixed: Collection[int]) -> None:
     """Move atoms that share one point apart, in place: RDKit may leave hydrogens so."""
     conformer = mol.GetConformer()
     x = conformer.GetPositions()
     for atom in mol.GetAtoms():
-        if atom.GetAtomicNum() != 1:
+        if atom.GetAtomicNum() != 1 or atom.GetIdx() in fixed:
             continue
         i, parent = atom.GetIdx(), atom.GetNeighbors()[0].GetIdx()
         others = np.delete(x, i, axis=0)

@@ -8,12 +8,39 @@ from typing import Any
 
 from simgen.errors import ConfigError
 
+Irrep = tuple[int, int]
+"""Degree and parity, +1 or -1, of features. The harmonics of an edge have parity (-1)^l."""
+
+CHOICES: dict[str, tuple[str, ...]] = {
+    "radial_basis": ("bessel", "chebyshev"),
+    "nonlinearity": ("none", "gate"),
+    "readouts": ("all", "last"),
+}
+"""Values of the fields that are names."""
+
+OF_MACE: dict[str, object] = {
+    "radial_basis": "bessel",
+    "radial_by_element": False,
+    "parity": False,
+    "product_by_element": True,
+    "nonlinearity": "none",
+    "residual_by_element": True,
+    "readouts": "all",
+}
+"""What a network needs to be a MACE, of whatever size; the defaults have it."""
+
+
+def natural_irreps(l_max: int) -> tuple[Irrep, ...]:
+    """Degrees 0 ... l_max with the parity of the harmonics."""
+    return tuple((ell, (-1) ** ell) for ell in range(l_max + 1))
+
 
 @dataclass(frozen=True, slots=True)
 class NetworkConfig:
-    """Everything that determines the network but its weights.
+    """Everything that determines the network but its weights: a point of the design space.
 
-    The defaults are those of MACE with invariant messages.
+    The defaults are those of MACE with invariant messages; :mod:`simgen.models.presets` has the
+    networks of the literature.
 
     Attributes
     ----------
@@ -21,47 +48,72 @@ class NetworkConfig:
         Atomic numbers that the network knows, ascending.
     r_max : float
         Cutoff radius in angstrom.
+    radial_basis : {"bessel", "chebyshev"}
+        Functions of the distance that the radial networks see.
     n_radial : int
-        Number of Bessel functions.
+        Number of these functions.
     cutoff_power : int
         Exponent p of the polynomial cutoff.
     radial_widths : tuple of int
-        Widths of the hidden layers of the radial networks.
+        Widths of the hidden layers of the radial networks; without any, radial functions are
+        linear combinations of the basis.
+    radial_by_element : bool
+        Whether the radial networks have weights of their own for each pair of elements.
     l_max : int
         Highest degree of the spherical harmonics of the edges, and of the atomic basis.
     hidden_l_max : int
-        Highest degree of the atom features passed between layers; 0 means invariant features.
+        Highest degree of the messages, and so of the atom features passed between layers; 0 means
+        invariant features.
+    parity : bool
+        Whether features come in both parities, with pseudoscalars and the like; if not, only in
+        that of the harmonics.
     n_channels : int
         Channels of each degree.
     correlation : int
         Highest degree of the polynomials of the product basis; body order minus one.
+    product_by_element : bool
+        Whether the product basis has weights of its own for each element. Without them and with
+        correlation 1 there is nothing left of it: the atomic basis is the message.
+    nonlinearity : {"none", "gate"}
+        What ends a layer: nothing, or an activation of the scalars and gates for the rest.
     n_layers : int
         Number of interaction layers.
     first_residual : bool
         Whether the first layer adds an element-dependent linear map of its input, as all the
         others do; if not, it applies one to its atomic basis.
+    residual_by_element : bool
+        Whether this map differs from element to element.
     density_normalised : bool
         Whether messages are divided by one plus a learned density of neighbours instead of by
         ``avg_n_neighbours``.
     avg_n_neighbours : float
         Typical number of neighbours; messages are divided by it.
+    readouts : {"all", "last"}
+        Which layers contribute to the energy.
     readout_width : int
         Hidden width of the last layer's readout; 0 means that it is linear, like all the others.
     """
 
     elements: tuple[int, ...]
     r_max: float = 4.5
+    radial_basis: str = "bessel"
     n_radial: int = 8
     cutoff_power: int = 5
     radial_widths: tuple[int, ...] = (64, 64, 64)
+    radial_by_element: bool = False
     l_max: int = 3
     hidden_l_max: int = 0
+    parity: bool = False
     n_channels: int = 96
     correlation: int = 3
+    product_by_element: bool = True
+    nonlinearity: str = "none"
     n_layers: int = 2
     first_residual: bool = False
+    residual_by_element: bool = True
     density_normalised: bool = False
     avg_n_neighbours: float = 12.0
+    readouts: str = "all"
     readout_width: int = 16
 
     def __post_init__(self) -> None:
@@ -83,9 +135,39 @@ class NetworkConfig:
                 raise ConfigError(f"expected {name} >= 1, got {getattr(self, name)}")
         if min((*self.radial_widths, self.n_channels)) < 1:
             raise ConfigError(f"expected radial_widths >= 1, got {self.radial_widths}")
+        for name, allowed in CHOICES.items():
+            if (value := getattr(self, name)) not in allowed:
+                raise ConfigError(f"expected {name} to be one of {', '.join(allowed)}, got {value}")
+        if self.parity and self.correlation == 1 and self.product_by_element:
+            raise ConfigError(
+                "expected correlation 2 or 3, or product_by_element false, with parity: of degree "
+                "1 the product basis has only the parity of the harmonics"
+            )
         for name in ("r_max", "avg_n_neighbours"):
             if not 0.0 < getattr(self, name) < float("inf"):
                 raise ConfigError(f"expected a positive {name}, got {getattr(self, name)}")
+
+    @property
+    def beyond_mace(self) -> tuple[str, ...]:
+        """Fields by which the network is no MACE, if any."""
+        return tuple(name for name, value in OF_MACE.items() if getattr(self, name) != value)
+
+    @property
+    def has_product(self) -> bool:
+        """Whether there is a product basis."""
+        return self.correlation > 1 or self.product_by_element
+
+    @property
+    def n_radial_inputs(self) -> int:
+        """Inputs of the radial networks: the radial basis, for each pair of elements if wanted."""
+        n_elements = len(self.elements) if self.radial_by_element else 1
+        return self.n_radial * (n_elements * (n_elements + 1) // 2)
+
+    @property
+    def feature_irreps(self) -> tuple[Irrep, ...]:
+        """Features that layers may pass on: those with the harmonics' parity come first."""
+        natural = natural_irreps(self.hidden_l_max)
+        return natural + tuple((ell, -p) for ell, p in natural) if self.parity else natural
 
     def to_json(self) -> str:
         """Return the configuration as a JSON object; :meth:`from_json` undoes it."""

@@ -32,6 +32,7 @@ Batatia et al., arXiv:2206.07697, eq. 8 to 11.
 from __future__ import annotations
 
 import copy
+import ctypes
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -44,6 +45,16 @@ from torch.nn import functional as F
 
 from simgen.graph import Chunk, Layout
 from simgen.models.angular import spherical_harmonics
+from simgen.models.compiled import (
+    CompiledNetwork,
+    Edges,
+    FirstLayer,
+    Geometry,
+    Products,
+    ScalarLayer,
+    Splines,
+    library,
+)
 from simgen.models.network import DIRECTION_EPS, Features, ForceField, Layer
 from simgen.models.product import symmetric_polynomials
 from simgen.models.spline import RadialTable
@@ -167,7 +178,7 @@ class _FirstBasis:
         self._degrees = [ell for ell in range(len(linear)) for _ in range(2 * ell + 1)]
         self._of_present: dict[tuple[int, ...], list[Tensor]] = {}
 
-    def _weights(self, present: tuple[int, ...]) -> list[Tensor]:
+    def weights(self, present: tuple[int, ...]) -> list[Tensor]:
         """V of each element that is present, (d, n_present * n_basis, n_channels)."""
         if present not in self._of_present:
             folded = self._folded[list(present)][:, self._degrees][:, :, list(present)]
@@ -177,7 +188,7 @@ class _FirstBasis:
     def __call__(
         self, features: Features, phi: Tensor, geometry: _Geometry
     ) -> tuple[Tensor, BasisPullback]:
-        weights = self._weights(geometry.present)
+        weights = self.weights(geometry.present)
         place = geometry.element.new_tensor(geometry.present)
         of_sender = (geometry.element[geometry.senders][..., None] == place).to(phi.dtype)
         separate = (of_sender[..., None] * phi[:, :, None]).flatten(2)
@@ -287,6 +298,10 @@ class _MessageBasis:
 
         return basis, pullback
 
+    def of_scalars(self) -> tuple[Tensor, Tensor, list[Tensor]]:
+        """Weights where features are scalars: of what is sent, of the radial basis, of messages."""
+        return self._up[0], self._mixing, [w[0][0] for w in self._linear]
+
     def _mix(self, x: Tensor, weights: list[Tensor], geometry: _Geometry) -> Tensor:
         if not self._by_element:
             return x @ weights[0][0]
@@ -320,6 +335,7 @@ class _FrozenLayer:
         if interaction.density is not None:
             gain, self._density = 1.0, self._table.mixing[:, n_functions].to(dtype)
         linear = [w * (gain / math.sqrt(len(w))) for w in interaction.linear]
+        self._by_vectors = len(interaction.linear_up) > 1
         self._basis: _FirstBasis | _MessageBasis
         if index == 0:
             self._basis = _FirstBasis(exact, mixing, linear, dtype)
@@ -338,6 +354,20 @@ class _FrozenLayer:
             self._kept = torch.einsum("zc,zcd->zd", embedded, layer.skip.scaled()[0]).to(dtype)
         elif layer.residual:
             self._skip = list(layer.skip.scaled()[: l_out + 1].to(dtype))
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether features and messages are scalars, as those of most networks are."""
+        return self._density is None and len(self._linear) == 1 and not self._by_vectors
+
+    def compiled(self, code: ctypes.CDLL, smallest: float) -> FirstLayer | ScalarLayer:
+        """Return the layer for compiled loops; shorter distances than ``smallest`` are that."""
+        splines = Splines(code, self._table, smallest)
+        products = Products(code, self._polynomials, self._weights[0])
+        common = (code, splines, products, self._linear[0])
+        if isinstance(self._basis, _FirstBasis):
+            return FirstLayer(*common, self._basis.weights, self._table.n_basis, self._kept)
+        return ScalarLayer(*common, *self._basis.of_scalars(), self._skip[0])
 
     def __call__(self, features: Features, geometry: _Geometry) -> tuple[Features, LayerPullback]:
         phi, slope = self._table.basis(geometry.distances.flatten())
@@ -429,6 +459,23 @@ class FrozenForceField:
                 for i in range(n_layers)
             ]
         self._slopes = harmonic_slopes(config.l_max).to(self.device, self.dtype)
+        self._compiled = self._compile()
+
+    @property
+    def _floor(self) -> float:
+        """What directions are at least divided by, angstrom."""
+        return torch.finfo(self.dtype).tiny if self._min_distance is None else DIRECTION_EPS
+
+    def _compile(self) -> CompiledNetwork | None:
+        """Hand the weights over to compiled loops, where they fit this network and the machine."""
+        code = library(self.dtype) if self.device.type == "cpu" else None
+        if code is None or not all(layer.is_plain for layer in self._layers):
+            return None
+        smallest = self._min_distance or 0.0
+        geometry = Geometry(
+            code, self._slopes, len(self.model.elements), self.model.r_max, smallest, self._floor
+        )
+        return CompiledNetwork(geometry, [layer.compiled(code, smallest) for layer in self._layers])
 
     def linearise(self, batch: MoleculeBatch) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
         """Evaluate the invariants together with the transpose of their Jacobian.
@@ -486,8 +533,10 @@ class FrozenForceField:
 
     def _evaluate(
         self, batch: MoleculeBatch, chunk: Chunk
-    ) -> tuple[_Geometry, list[Tensor], Callable[[list[Tensor]], Tensor]]:
+    ) -> tuple[_Geometry | Edges, list[Tensor], Callable[[list[Tensor]], Tensor]]:
         """Invariants of each layer, (n_atoms, n_channels), of sorted atoms, and their pullback."""
+        if self._compiled is not None:
+            return self._compiled(batch.positions, self.model.elements_of(batch), chunk.senders)
         geometry = self._geometry(batch, chunk.senders)
         features: Features = []
         invariants, pullbacks = [], []
@@ -538,10 +587,8 @@ class FrozenForceField:
         senders = torch.where(near, senders, atoms[:, None])
         distances = torch.where(near, distances, r_max)
         vectors = torch.where(near[..., None], vectors, 0.0)
-        tiny = torch.finfo(distances.dtype).tiny
-        floor = tiny if self._min_distance is None else DIRECTION_EPS
         smallest = 0.0 if self._min_distance is None else self._min_distance
-        inverse = 1 / distances.clamp(min=floor)
+        inverse = 1 / distances.clamp(min=self._floor)
         directions = vectors * inverse[..., None]
         harmonics = spherical_harmonics(directions.flatten(0, 1), self.model.config.l_max)
         return _Geometry(
@@ -555,11 +602,11 @@ class FrozenForceField:
             distances=distances.clamp(min=smallest),
             directions=directions,
             inverse=inverse,
-            normalised=distances >= floor,
+            normalised=distances >= self._floor,
             stretched=distances >= smallest,
             harmonics=harmonics.view(*senders.shape, harmonics.shape[1]),
         )
 
 
-def _unsorted(values: Tensor, geometry: _Geometry) -> Tensor:
+def _unsorted(values: Tensor, geometry: _Geometry | Edges) -> Tensor:
     return torch.empty_like(values).index_copy_(0, geometry.order, values)

@@ -97,6 +97,11 @@ def to_mace(model: ForceField) -> Any:
     from mace.tools.torch_tools import default_dtype  # type: ignore[import-untyped, import-not-found, unused-ignore]
 
     config = model.config
+    if config.beyond_mace:
+        raise InputError(
+            "mace-torch's MACE cannot represent this network; it differs in "
+            f"{', '.join(config.beyond_mace)}"
+        )
     names = {features: name for name, features in _FIRST.items()}
     hidden = "+".join(
         f"{config.n_channels}x{ell}{'oe'[ell % 2 == 0]}" for ell in range(config.hidden_l_max + 1)

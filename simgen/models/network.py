@@ -14,11 +14,11 @@ from simgen.elements import SYMBOLS
 from simgen.errors import InputError
 from simgen.graph import edge_vectors, molecule_pairs, neighbour_list
 from simgen.models.angular import spherical_harmonics, wigner_3j
-from simgen.models.config import NetworkConfig
+from simgen.models.config import Irrep, NetworkConfig, natural_irreps
 from simgen.models.constants import ConstantsModule
 from simgen.models.edges import Neighbourhoods
-from simgen.models.product import SymmetricProduct
-from simgen.models.radial import SILU_NORM, RadialBasis, RadialNetwork
+from simgen.models.product import SymmetricProduct, has_polynomials
+from simgen.models.radial import SILU_NORM, TANH_NORM, RadialBasis, RadialNetwork
 from simgen.molecules import MoleculeBatch
 
 DIRECTION_EPS = 0.01
@@ -41,7 +41,7 @@ class _Graph:
     n_of_element : list of int
     one_hot : Tensor, shape (n_atoms, n_elements)
     hoods : Neighbourhoods
-    radial : Tensor, shape (n_edges, n_radial)
+    radial : Tensor, shape (n_edges, n_radial_inputs)
     harmonics : list of Tensor, shape (n_slots, 2 l + 1), one for each degree l
     """
 
@@ -60,84 +60,114 @@ class _Graph:
 
 
 Features = list[Tensor]
-"""For each degree l a tensor of shape (2 l + 1, n_atoms, n_channels)."""
+"""For each degree l and parity a tensor of shape (2 l + 1, n_atoms, n_channels), scalars first."""
 
 
 class ElementLinear(nn.Module):
-    """A linear map of the channels for each degree and element."""
+    """A linear map of the channels for each of several irreps and, if wanted, each element."""
 
     def __init__(
-        self, l_max: int, n_elements: int, n_in: int, n_out: int, generator: torch.Generator
+        self, config: NetworkConfig, n_maps: int, by_element: bool, generator: torch.Generator
     ) -> None:
         super().__init__()
+        self.n_elements, n_channels = len(config.elements), config.n_channels
+        n_sets = self.n_elements if by_element else 1
         self.weight = nn.Parameter(
-            torch.randn(l_max + 1, n_elements, n_in, n_out, generator=generator)
+            torch.randn(n_maps, n_sets, n_channels, n_channels, generator=generator)
         )
 
     def scaled(self) -> Tensor:
-        """Weights times their normalisation, shape (l_max + 1, n_elements, n_in, n_out)."""
-        _, n_elements, n_in, _ = self.weight.shape
-        return self.weight * (1 / math.sqrt(n_elements * n_in))
+        """Weights times their normalisation, shape (n_maps, n_elements, n_channels, n_channels)."""
+        _, n_sets, n_channels, _ = self.weight.shape
+        scaled = self.weight * (1 / math.sqrt(n_sets * n_channels))
+        return scaled.expand(-1, self.n_elements, -1, -1)
 
 
 class Interaction(ConstantsModule):
     """Atomic basis of one layer: what the neighbours send, summed and mixed.
 
+    ==========================================================  ================================
+    Equation, for each path p = (irrep of h, l of Y, irrep of A)  Variable
+    ==========================================================  ================================
+    W h_j                                                       ``up``
+    R_p(r_ij)                                                   ``weight_of_path``
+    sum_j R_p(r_ij) C (Y_l(ij), W h_j)                          ``messages``
+    A_i = sum_p W_p (message of p) / number of neighbours       ``basis``
+    ==========================================================  ================================
+
+    Parameters
+    ----------
+    config : NetworkConfig
+    inputs : tuple of (int, int)
+        Degree and parity of the features that it gets.
+    outputs : tuple of (int, int)
+        Degree and parity of its atomic basis. A path leads to each of them, and the first one is
+        the scalar.
+    n_gates : int
+        Scalars that follow them.
+    generator : torch.Generator
+        Of the initial weights.
+
     References
     ----------
-    Batatia et al., arXiv:2206.07697, eq. 8 and 9.
+    Batatia et al., arXiv:2206.07697, eq. 8 and 9. The same for any parity and without product
+    basis: Batatia et al., arXiv:2205.06643; S. Batzner et al., Nat. Commun. 13, 2453 (2022),
+    arXiv:2101.03164, section "Network architecture".
     """
 
-    def __init__(self, config: NetworkConfig, layer: int, generator: torch.Generator) -> None:
+    def __init__(
+        self,
+        config: NetworkConfig,
+        inputs: tuple[Irrep, ...],
+        outputs: tuple[Irrep, ...],
+        n_gates: int,
+        generator: torch.Generator,
+    ) -> None:
         super().__init__()
         n_channels = config.n_channels
         self.avg_n_neighbours = config.avg_n_neighbours
-        l_in = config.hidden_l_max if layer > 0 else 0
-        self.paths = [
-            (l_1, l_2, l_3)
-            for l_3 in range(config.l_max + 1)
-            for l_1 in range(l_in + 1)
-            for l_2 in range(config.l_max + 1)
-            if abs(l_1 - l_2) <= l_3 <= l_1 + l_2 and (l_1 + l_2 + l_3) % 2 == 0
-        ]
-        for i, (l_1, l_2, l_3) in enumerate(self.paths):
+        self.paths = _paths(inputs, config.l_max, outputs)
+        """Place among the inputs, degree of the harmonics, place among the outputs."""
+        self.sources = [*range(len(outputs)), *[0] * n_gates]
+        for i, (place, l_2, k) in enumerate(self.paths):
+            l_1, l_3 = inputs[place][0], outputs[k][0]
             coupling = math.sqrt(2 * l_3 + 1) * torch.from_numpy(wigner_3j(l_1, l_2, l_3).copy())
             self.register_constant(f"coupling_{i}", coupling)
         self.linear_up = nn.Parameter(
-            torch.randn(l_in + 1, n_channels, n_channels, generator=generator)
+            torch.randn(len(inputs), n_channels, n_channels, generator=generator)
         )
         self.radial = RadialNetwork(
-            (config.n_radial, *config.radial_widths, n_channels * len(self.paths)), generator
+            (config.n_radial_inputs, *config.radial_widths, n_channels * len(self.paths)), generator
         )
-        n_paths = [sum(l_3 == ell for _, _, l_3 in self.paths) for ell in range(config.l_max + 1)]
+        n_paths = [sum(k == source for _, _, k in self.paths) for source in self.sources]
         self.linear = nn.ParameterList(
             torch.randn(n_channels * n, n_channels, generator=generator) for n in n_paths
         )
         self.density: RadialNetwork | None = None
         if config.density_normalised:
-            self.density = RadialNetwork((config.n_radial, 1), generator)
+            self.density = RadialNetwork((config.n_radial_inputs, 1), generator)
 
     def forward(self, features: Features, graph: _Graph, element_weight: Tensor | None) -> Features:
         """Return the atomic basis.
 
-        With ``element_weight``, shape (l_max + 1, n_elements, n_channels, n_channels), its
+        With ``element_weight``, shape (n_outputs, n_elements, n_channels, n_channels), its
         channels are mixed once more for each element.
         """
         n_channels = self.linear_up.shape[-1]
         scale = 1 / math.sqrt(n_channels)
         up = [x @ (weight * scale) for x, weight in zip(features, self.linear_up, strict=True)]
-        degrees = [len(x) for x in up]
+        n_components = [len(x) for x in up]
         sent = graph.hoods.from_senders(torch.cat(up).transpose(0, 1))
-        sent_of_degree = torch.split(sent, degrees, dim=1)
+        sent_of_input = torch.split(sent, n_components, dim=1)
         weights = graph.hoods.from_edges(self.radial(graph.radial))
         weight_of_path = torch.split(weights, n_channels, dim=1)
         messages: list[list[Tensor]] = [[] for _ in self.linear]
-        for i, (l_1, l_2, l_3) in enumerate(self.paths):
+        for i, (place, l_2, k) in enumerate(self.paths):
             y = graph.harmonics[l_2][:, None]
-            if l_1 > 0:
+            if n_components[place] > 1:
                 y = torch.einsum("sj,ijk->sik", y[:, 0], self.get_buffer(f"coupling_{i}"))
-            rows = weight_of_path[i][:, None] * sent_of_degree[l_1]
-            messages[l_3].append(
+            rows = weight_of_path[i][:, None] * sent_of_input[place]
+            messages[k].append(
                 torch.cat(
                     [
                         y_block.flatten(1, 2).transpose(1, 2) @ rows_block.flatten(1, 2)
@@ -153,55 +183,123 @@ class Interaction(ConstantsModule):
             blocks = graph.hoods.split(slots * graph.hoods.sign.abs())
             gain, divisor = 1.0, 1 + torch.cat([block.sum(1) for block in blocks])
         basis = []
-        for ell, weight in enumerate(self.linear):
-            message = torch.cat(messages[ell], dim=-1).transpose(0, 1)
+        for i, (source, weight) in enumerate(zip(self.sources, self.linear, strict=True)):
+            message = torch.cat(messages[source], dim=-1).transpose(0, 1)
             weight = weight * (gain / math.sqrt(len(weight)))
             if element_weight is None:
                 basis.append(message @ weight)
             else:
-                basis.append(graph.per_element(message, weight @ element_weight[ell]))
+                basis.append(graph.per_element(message, weight @ element_weight[i]))
         return basis if divisor is None else [x / divisor for x in basis]
 
 
+def _paths(
+    inputs: tuple[Irrep, ...], l_max: int, outputs: tuple[Irrep, ...]
+) -> list[tuple[int, int, int]]:
+    """All couplings of an input with harmonics to an output, as places and degrees."""
+    return [
+        (place, l_2, k)
+        for k, (l_3, parity) in enumerate(outputs)
+        for place, (l_1, parity_in) in enumerate(inputs)
+        for l_2 in range(l_max + 1)
+        if abs(l_1 - l_2) <= l_3 <= l_1 + l_2 and parity_in * (-1) ** l_2 == parity
+    ]
+
+
 class Layer(nn.Module):
-    """Interaction, product basis and update of the features.
+    """Interaction, product basis, update of the features, and a gate if wanted.
+
+    Parameters
+    ----------
+    config : NetworkConfig
+    layer : int
+        Its place.
+    inputs : tuple of (int, int)
+        Degree and parity of the features that it gets. ``irreps`` has those that it returns.
+    generator : torch.Generator
+        Of the initial weights.
 
     References
     ----------
-    Batatia et al., arXiv:2206.07697, eq. 10 and 11.
+    Batatia et al., arXiv:2206.07697, eq. 10 and 11 (product basis and update); arXiv:2205.06643
+    (update without a product basis, of BOTNet); the gate: M. Weiler et al., "3D steerable CNNs",
+    arXiv:1807.02547, and Batzner et al., arXiv:2101.03164, with silu and tanh.
     """
 
-    def __init__(self, config: NetworkConfig, layer: int, generator: torch.Generator) -> None:
+    def __init__(
+        self,
+        config: NetworkConfig,
+        layer: int,
+        inputs: tuple[Irrep, ...],
+        generator: torch.Generator,
+    ) -> None:
         super().__init__()
-        n_elements, n_channels = len(config.elements), config.n_channels
-        l_out = 0 if layer == config.n_layers - 1 else config.hidden_l_max
-        l_in = config.hidden_l_max if layer > 0 else 0
+        n_channels, l_max = config.n_channels, config.l_max
+        wanted = natural_irreps(0) if layer == config.n_layers - 1 else config.feature_irreps
+        self.irreps = wanted = tuple(irrep for irrep in wanted if _reachable(config, inputs, irrep))
+        self.is_gated = config.nonlinearity == "gate"
+        n_gates = sum(ell > 0 for ell, _ in wanted) if self.is_gated else 0
+        # What is updated: the features, then the scalars that will be their gates.
+        updated = wanted + ((0, 1),) * n_gates
         self.residual = layer > 0 or config.first_residual
-        self.interaction = Interaction(config, layer, generator)
-        l_skip = min(l_in, l_out) if self.residual else config.l_max
-        self.skip = ElementLinear(l_skip, n_elements, n_channels, n_channels, generator)
-        self.product = SymmetricProduct(
-            config.l_max, l_out, config.correlation, n_elements, n_channels, generator
-        )
-        self.linear = nn.Parameter(
-            torch.randn(l_out + 1, n_channels, n_channels, generator=generator)
-        )
+        if config.has_product:
+            self.interaction = Interaction(config, inputs, natural_irreps(l_max), 0, generator)
+        else:
+            self.interaction = Interaction(config, inputs, wanted, n_gates, generator)
+        self.kept = [(k, inputs.index(i)) for k, i in enumerate(updated) if i in inputs]
+        """Places of updated features, and of the same among the inputs."""
+        n_maps = len(self.kept) if self.residual else len(self.interaction.linear)
+        by_element = config.residual_by_element or not self.residual
+        self.skip = ElementLinear(config, n_maps, by_element, generator)
+        self.product: SymmetricProduct  # only if there is one
+        self.has_product = config.has_product
+        if config.has_product:
+            n_weights = len(config.elements) if config.product_by_element else 1
+            self.product = SymmetricProduct(
+                l_max, wanted, config.correlation, n_weights, n_channels, generator
+            )
+            self.sources = [wanted.index(irrep) for irrep in updated]
+            self.linear = nn.Parameter(
+                torch.randn(len(updated), n_channels, n_channels, generator=generator)
+            )
 
     def forward(self, features: Features, graph: _Graph) -> Features:
         """Return the new features."""
         skip = self.skip.scaled()
-        basis = self.interaction(features, graph, None if self.residual else skip)
-        products = self.product(torch.cat(basis), graph.one_hot)
-        scale = 1 / math.sqrt(self.linear.shape[-1])
-        out = [x @ (weight * scale) for x, weight in zip(products, self.linear, strict=True)]
+        out = self.interaction(features, graph, None if self.residual else skip)
+        if self.has_product:
+            products = self.product(torch.cat(out), graph.one_hot)
+            linear = self.linear * (1 / math.sqrt(self.linear.shape[-1]))
+            out = [products[k] @ weight for k, weight in zip(self.sources, linear, strict=True)]
         if self.residual:
-            kept = [graph.per_element(x, w) for x, w in zip(features, skip, strict=False)]
-            out[: len(kept)] = [x + y for x, y in zip(out, kept, strict=False)]
+            for (k, place), weight in zip(self.kept, skip, strict=True):
+                out[k] = out[k] + graph.per_element(features[place], weight)
+        return self._gate(out) if self.is_gated else out
+
+    def _gate(self, updated: Features) -> Features:
+        """Apply activations to scalars, and multiply everything else by activated scalars."""
+        gates = iter(updated[len(self.irreps) :])
+        out = []
+        for (ell, parity), x in zip(self.irreps, updated, strict=False):
+            if ell > 0:
+                out.append(x * (SILU_NORM * F.silu(next(gates))))
+            else:
+                out.append(SILU_NORM * F.silu(x) if parity > 0 else TANH_NORM * torch.tanh(x))
         return out
+
+
+def _reachable(config: NetworkConfig, inputs: tuple[Irrep, ...], irrep: Irrep) -> bool:
+    """Whether a layer can make features of a degree and parity."""
+    if config.has_product:
+        return has_polynomials(config.l_max, irrep, config.correlation)
+    return bool(_paths(inputs, config.l_max, (irrep,)))
 
 
 class ForceField(nn.Module):
     """Energy of molecules as a sum over atoms; forces are its negative gradient.
+
+    One network for all: what its configuration says makes it MACE, NequIP, BOTNet, ACE or something
+    between them.
 
     Parameters
     ----------
@@ -215,7 +313,7 @@ class ForceField(nn.Module):
 
     References
     ----------
-    Batatia et al., arXiv:2206.07697.
+    Batatia et al., arXiv:2206.07697, eq. 12 and 13 (readouts); arXiv:2205.06643.
     """
 
     def __init__(
@@ -249,10 +347,17 @@ class ForceField(nn.Module):
         self.lookup: Tensor
         self.register_buffer("lookup", lookup, persistent=False)
         self.embedding = nn.Parameter(torch.randn(n_elements, n_channels, generator=generator))
-        self.radial_basis = RadialBasis(config.r_max, config.n_radial, config.cutoff_power)
-        self.layers = nn.ModuleList(Layer(config, i, generator) for i in range(config.n_layers))
+        self.radial_basis = RadialBasis(
+            config.r_max, config.n_radial, config.cutoff_power, config.radial_basis
+        )
+        self.layers = nn.ModuleList()
+        irreps = natural_irreps(0)
+        for i in range(config.n_layers):
+            layer = Layer(config, i, irreps, generator)
+            self.layers.append(layer)
+            irreps = layer.irreps
         width = config.readout_width
-        n_linear = config.n_layers - 1 if width else config.n_layers
+        n_linear = (config.n_layers if config.readouts == "all" else 1) - (1 if width else 0)
         self.readouts = nn.ParameterList(
             torch.randn(n_channels, generator=generator) for _ in range(n_linear)
         )
@@ -335,6 +440,8 @@ class ForceField(nn.Module):
     def _readout(self, invariants: list[Tensor]) -> Tensor:
         """Energy of each atom before scale and shift, shape (n_atoms,)."""
         scale = 1 / math.sqrt(self.config.n_channels)
+        if self.config.readouts == "last":
+            invariants = invariants[-1:]
         out = [x @ (w * scale) for w, x in zip(self.readouts, invariants, strict=False)]
         if width := self.config.readout_width:
             hidden = F.silu(invariants[-1] @ (self.readout_hidden * scale))
@@ -389,12 +496,23 @@ class ForceField(nn.Module):
             n_of_element=n_of_element,
             one_hot=F.one_hot(element, len(self.elements)).to(batch.positions.dtype),
             hoods=hoods,
-            radial=self.radial_basis(distances),
+            radial=self._radial_inputs(distances, element[place[edges]]),
             harmonics=[
                 y * (hoods.sign if ell % 2 else hoods.sign.abs())
                 for ell, y in enumerate(torch.split(harmonics, widths, dim=1))
             ],
         )
+
+    def _radial_inputs(self, distances: Tensor, elements: Tensor) -> Tensor:
+        """What the radial networks see of each edge; ``elements`` of its ends, (2, n_edges)."""
+        radial: Tensor = self.radial_basis(distances)
+        if not self.config.radial_by_element:
+            return radial
+        n_pairs = self.config.n_radial_inputs // self.config.n_radial
+        low, high = elements.amin(0), elements.amax(0)
+        one_hot = F.one_hot(high * (high + 1) // 2 + low, n_pairs).to(radial.dtype)
+        # As large, on the whole, as the basis of which one set of weights sees all.
+        return (one_hot[:, :, None] * (math.sqrt(n_pairs) * radial[:, None])).flatten(1)
 
 
 def _blocks(n_of_element: list[int], n_neighbours: Tensor) -> tuple[tuple[int, int], ...]:

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from simgen.models.angular import wigner_3j
+from simgen.models.config import Irrep, natural_irreps
 
 _TOLERANCE = 1e-8
 """Couplings are of order one; below this they are rounding errors."""
@@ -77,8 +78,12 @@ def to_monomials(tensors: NDArray[np.float64], degree: int) -> NDArray[np.float6
 
 
 @lru_cache
-def symmetric_basis(l_max: int, l_out: int, degree: int) -> tuple[NDArray[np.float64], int]:
+def symmetric_basis(
+    l_max: int, l_out: int, degree: int, parity: int | None = None
+) -> tuple[NDArray[np.float64], int]:
     """Linearly independent equivariant polynomials of one degree.
+
+    The variables have the parity of the harmonics, and by default the polynomials have it, too.
 
     Of all couplings only the symmetric part counts when the same atomic basis is inserted
     everywhere, and few of these are independent: of 23 invariants of degree 3 up to l = 3, only 8.
@@ -93,8 +98,9 @@ def symmetric_basis(l_max: int, l_out: int, degree: int) -> tuple[NDArray[np.flo
         How many couplings there were.
     """
     groups: dict[tuple[int, ...], list[NDArray[np.float64]]] = {}
-    for ell, parity, degrees, tensor in couplings(l_max, degree):
-        if ell == l_out and parity == (-1) ** l_out:
+    wanted = (-1) ** l_out if parity is None else parity
+    for ell, found, degrees, tensor in couplings(l_max, degree):
+        if ell == l_out and found == wanted:
             columns = groups.setdefault(tuple(sorted(degrees)), [])
             columns.append(to_monomials(tensor, degree))
     result: list[NDArray[np.float64]] = []
@@ -251,14 +257,19 @@ class _Gradient(torch.autograd.Function):
         return x_grad, weight_grad, None
 
 
-@lru_cache
 def symmetric_polynomials(l_max: int, l_out_max: int, correlation: int) -> SparsePolynomials:
     """All of :func:`symmetric_basis`, by l, then by degree, with 2 l + 1 components each."""
+    return polynomials_of(l_max, natural_irreps(l_out_max), correlation)
+
+
+@lru_cache
+def polynomials_of(l_max: int, irreps: tuple[Irrep, ...], correlation: int) -> SparsePolynomials:
+    """All of :func:`symmetric_basis`, by irrep, then by degree, with 2 l + 1 components each."""
     dim = (l_max + 1) ** 2
     rows: list[dict[tuple[int, ...], float]] = []
-    for l_out in range(l_out_max + 1):
+    for l_out, parity in irreps:
         for degree in range(1, correlation + 1):
-            basis, _ = symmetric_basis(l_max, l_out, degree)
+            basis, _ = symmetric_basis(l_max, l_out, degree, parity)
             variables = [tuple(row) for row in monomials(dim, degree).tolist()]
             for coefficients in basis.reshape(-1, len(variables)):
                 used = np.flatnonzero(np.abs(coefficients) > _TOLERANCE)
@@ -266,33 +277,57 @@ def symmetric_polynomials(l_max: int, l_out_max: int, correlation: int) -> Spars
     return SparsePolynomials(dim, rows)
 
 
+def has_polynomials(l_max: int, irrep: Irrep, correlation: int) -> bool:
+    """Whether any symmetric polynomial is of this degree and parity."""
+    ell, parity = irrep
+    return any(
+        len(symmetric_basis(l_max, ell, degree, parity)[0]) for degree in range(1, correlation + 1)
+    )
+
+
 class SymmetricProduct(nn.Module):
-    """Element-dependent combinations of the symmetric polynomials, channel by channel."""
+    """Combinations of the symmetric polynomials, channel by channel.
+
+    Parameters
+    ----------
+    l_max : int
+        Highest degree of the atomic basis, which has the parity of the harmonics.
+    irreps : tuple of (int, int)
+        Degrees and parities of the results; there are polynomials of each.
+    correlation : int
+        Highest degree of the polynomials.
+    n_weights : int
+        Sets of weights: one for each element, or a single one.
+    n_channels : int
+    generator : torch.Generator
+        Of the initial weights.
+    """
 
     def __init__(
         self,
         l_max: int,
-        l_out_max: int,
+        irreps: tuple[Irrep, ...],
         correlation: int,
-        n_elements: int,
+        n_weights: int,
         n_channels: int,
         generator: torch.Generator,
     ) -> None:
         super().__init__()
+        degrees = range(1, correlation + 1)
         self.weights = nn.ParameterList()
         self.blocks: list[tuple[int, int]] = []  # number of polynomials, 2 l + 1
-        for l_out in range(l_out_max + 1):
+        for ell, parity in irreps:
             weights = []
-            for degree in range(1, correlation + 1):
-                basis, n_couplings = symmetric_basis(l_max, l_out, degree)
-                shape = (n_elements, len(basis), n_channels)
+            for degree in degrees:
+                basis, n_couplings = symmetric_basis(l_max, ell, degree, parity)
+                shape = (n_weights, len(basis), n_channels)
                 weights.append(torch.randn(shape, generator=generator) / max(n_couplings, 1))
             self.weights.append(torch.cat(weights, dim=1))
-            self.blocks.append((self.weights[-1].shape[1], 2 * l_out + 1))
-        self.polynomials = symmetric_polynomials(l_max, l_out_max, correlation)
+            self.blocks.append((self.weights[-1].shape[1], 2 * ell + 1))
+        self.polynomials = polynomials_of(l_max, irreps, correlation)
 
     def forward(self, basis: Tensor, element_one_hot: Tensor) -> list[Tensor]:
-        """Map the atomic basis, shape (d, n_atoms, n_channels), to the degrees l = 0 ... l_out.
+        """Map the atomic basis, shape (d, n_atoms, n_channels), to the irreps.
 
         Each of the results has shape (2 l + 1, n_atoms, n_channels).
         """
@@ -301,7 +336,11 @@ class SymmetricProduct(nn.Module):
         out = []
         parts = torch.split(values, [n * m for n, m in self.blocks])
         for weight, part, (n, m) in zip(self.weights, parts, self.blocks, strict=True):
-            w = (element_one_hot @ weight.flatten(1)).reshape(n_atoms, n, n_channels)
+            if len(weight) > 1:
+                w = (element_one_hot @ weight.flatten(1)).reshape(n_atoms, n, n_channels)
+                w = w.transpose(0, 1)
+            else:
+                w = weight[0][:, None]
             part = part.reshape(n, m, n_atoms, n_channels)
-            out.append((part * w.transpose(0, 1)[:, None]).sum(0))
+            out.append((part * w[:, None]).sum(0))
         return out

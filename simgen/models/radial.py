@@ -15,6 +15,9 @@ SILU_NORM = 1.6791767923989418
 """Factor that gives silu unit second moment under a standard normal argument, as e3nn has it (a
 Monte Carlo estimate with a fixed seed; the number is part of the definition of saved weights)."""
 
+TANH_NORM = 1.5925374197228315
+"""The same factor of tanh."""
+
 
 def polynomial_cutoff(distances: Tensor, r_max: float, power: int) -> Tensor:
     """Smooth step from 1 at distance 0 to 0 at ``r_max``, two continuous derivatives.
@@ -31,16 +34,28 @@ def polynomial_cutoff(distances: Tensor, r_max: float, power: int) -> Tensor:
 
 
 class RadialBasis(ConstantsModule):
-    """Bessel functions times the polynomial cutoff.
+    """Bessel functions, or Chebyshev polynomials of the first kind, times the polynomial cutoff.
+
+    Parameters
+    ----------
+    r_max : float
+        Cutoff in angstrom.
+    n_radial : int
+        Number of functions.
+    power : int
+        Exponent of the cutoff.
+    kind : {"bessel", "chebyshev"}
+        Chebyshev polynomials are of degree 0 to ``n_radial - 1`` in 1 - 2 r / r_max.
 
     References
     ----------
-    J. Gasteiger et al., arXiv:2003.03123, eq. 7.
+    Bessel functions: J. Gasteiger et al., arXiv:2003.03123, eq. 7. Chebyshev polynomials, there of
+    a scaled distance: R. Drautz, Phys. Rev. B 99, 014104 (2019), section II.
     """
 
-    def __init__(self, r_max: float, n_radial: int, power: int) -> None:
+    def __init__(self, r_max: float, n_radial: int, power: int, kind: str = "bessel") -> None:
         super().__init__()
-        self.r_max, self.power = r_max, power
+        self.r_max, self.power, self.kind = r_max, power, kind
         frequencies = torch.arange(1, n_radial + 1, dtype=torch.float64) * (math.pi / r_max)
         self.frequencies: Tensor
         self.register_constant("frequencies", frequencies)
@@ -48,6 +63,12 @@ class RadialBasis(ConstantsModule):
     def forward(self, distances: Tensor) -> Tensor:
         """Map distances (n_edges,) in angstrom to (n_edges, n_radial)."""
         envelope = polynomial_cutoff(distances, self.r_max, self.power)
+        if self.kind == "chebyshev":
+            x = 1 - (2 / self.r_max) * distances
+            values = [torch.ones_like(x), x]
+            while len(values) < len(self.frequencies):
+                values.append(2 * x * values[-1] - values[-2])
+            return torch.stack(values[: len(self.frequencies)], 1) * envelope[:, None]
         envelope = envelope * (math.sqrt(2 / self.r_max) / distances)
         return torch.sin(distances[:, None] * self.frequencies) * envelope[:, None]
 

@@ -129,7 +129,7 @@ class RadialTable:
         slopes = torch.zeros_like(pieces)
         slopes[:-1] = powers[:, None] * pieces[1:] / step
         # Columns: what each of the coefficients counts in the value, then in the derivative.
-        self._pieces = torch.cat([pieces, slopes], 1).to(device, dtype)
+        self.pieces = torch.cat([pieces, slopes], 1).to(device, dtype)
         self._offsets = torch.arange(DEGREE + 1, device=device)
 
     @property
@@ -158,7 +158,7 @@ class RadialTable:
         square = (t * t)[:, None]
         low = torch.cat([low, low * square], 1)
         powers = torch.cat([low, low * (square * square)], 1)
-        weights = powers @ self._pieces
+        weights = powers @ self.pieces
         index = interval[:, None] + self._offsets
         both = F.embedding_bag(
             torch.cat([index, index]),

@@ -221,7 +221,9 @@ class AtomPrior(ABC):
 
 
 def _atom_weights(batch: MoleculeBatch, sigma: float) -> Tensor:
-    weights = prior_weight(batch.counts, sigma)
+    # Of the atoms that it moves: those of a scaffold are where they are.
+    n_mobile = batch.sum_per_molecule((~batch.fixed).to(torch.int64))
+    weights = prior_weight(n_mobile, sigma)
     per_atom: Tensor = weights[batch.molecule_idx].to(batch.positions.dtype)
     return per_atom
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from simgen.errors import InputError
+from simgen.noise import Noise, Stream
 from simgen.priors.base import AtomPrior, Size, require_positive
 from simgen.priors.clouds import BETA
 
@@ -163,3 +164,26 @@ class Union(AtomPrior):
     def outline(self) -> Tensor:
         """Points to draw the shape with, shape (n_points, 3)."""
         return torch.cat([part.outline() for part in self.parts])
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Alternatives(Union):
+    """Several priors, of which each molecule gets one: all its atoms start there.
+
+    The energy is that of the union. An atom that starts in one of the parts stays there, where the
+    parts are apart.
+    """
+
+    def sample(self, counts: Tensor, noise: Noise, *, spread: float = 1.0) -> Tensor:
+        """Draw positions (:meth:`Prior.sample`)."""
+        molecules = torch.arange(len(counts), device=counts.device)
+        molecule_idx = torch.repeat_interleave(molecules, counts)
+        normal = spread * noise.normal(Stream.START, 0, molecule_idx)
+        within = noise.uniform(Stream.START_POINT, 0, molecule_idx)
+        choice = noise.uniform_per_molecule(Stream.ALTERNATIVE, 0) * len(self.parts)
+        chosen = choice.to(torch.int64)[molecule_idx]
+        positions = torch.empty_like(normal)
+        for k, part in enumerate(self.parts):
+            mine = chosen == k
+            positions[mine] = part.place(within[mine], normal[mine])
+        return positions

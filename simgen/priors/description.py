@@ -12,7 +12,7 @@ from simgen.errors import ConfigError
 from simgen.priors.base import AtomPrior, Prior, Size
 from simgen.priors.bodies import Ellipsoid, Sheet, Sphere, Torus, Tube
 from simgen.priors.clouds import PointCloud, PriorForm
-from simgen.priors.composition import Transformed, Union
+from simgen.priors.composition import Alternatives, Transformed, Union
 from simgen.priors.curves import Circle, Heart, Helix, Line, Spline, TrefoilKnot
 from simgen.priors.gaussian import Gaussian
 
@@ -32,6 +32,7 @@ KINDS: dict[str, type[AtomPrior]] = {
     "point_cloud": PointCloud,
     "transformed": Transformed,
     "union": Union,
+    "alternatives": Alternatives,
 }
 """Names of the priors in descriptions."""
 

@@ -1,5 +1,6 @@
 """Training of force fields."""
 
+from simgen.training.source import Structures, TrainingData, read_structures
 from simgen.training.trainer import (
     Errors,
     TrainingConfig,
@@ -8,18 +9,23 @@ from simgen.training.trainer import (
     fit_atomic_energies,
     initial_model,
     plot_metrics,
+    record_errors,
     schedule,
     train,
 )
 
 __all__ = [
     "Errors",
+    "Structures",
     "TrainingConfig",
+    "TrainingData",
     "batches_of_epoch",
     "evaluate",
     "fit_atomic_energies",
     "initial_model",
     "plot_metrics",
+    "read_structures",
+    "record_errors",
     "schedule",
     "train",
 ]

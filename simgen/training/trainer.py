@@ -1,10 +1,15 @@
 """Train a force field on labelled geometries.
 
 The loss is that of the errors users see: the mean length of the force error and the mean absolute
-error of the energy per atom. The learning rate warms up and falls linearly to zero; an exponential
-moving average of the weights is what is validated, kept and shipped. A run killed at any moment
-goes on from its last checkpoint with the same result as if it had never stopped: the order of the
-data is a pure function of seed and epoch, and no unpickling is involved.
+error of the energy per atom. The learning rate warms up and falls linearly to zero, with the steps
+or with the time; an exponential moving average of the weights is what is validated, kept and
+shipped. A run killed at any moment goes on from its last checkpoint with the same result as if it
+had never stopped (to rounding in time, if that is what limits it): the order of the data is a pure
+function of seed and epoch, and no unpickling is involved.
+
+Energies of isolated atoms are thousands of electronvolts with some labels, of which float32 keeps
+only millielectronvolts. What is trained is therefore a network without them; the weights file has
+them in float64.
 """
 
 from __future__ import annotations
@@ -13,7 +18,7 @@ import csv
 import json
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -28,14 +33,15 @@ from torch import Tensor
 from torch.multiprocessing import get_context
 from torch.optim import Optimizer
 
-from simgen.data.build import SPLITS, Dataset
-from simgen.data.recipe import KINDS
+from simgen.data.build import SPLITS
 from simgen.devices import keep_freed_memory
+from simgen.elements import SYMBOLS
 from simgen.errors import ConfigError, InputError
 from simgen.graph import molecule_pairs, neighbour_list
-from simgen.models import ForceField, NetworkConfig, save_model
+from simgen.models import ForceField, NetworkConfig, load_model, read_metadata, save_model
 from simgen.molecules import MoleculeBatch
 from simgen.training.optimiser import make_optimisers
+from simgen.training.source import TrainingData
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +52,9 @@ class TrainingConfig:
     ----------
     n_steps : int
         Optimiser steps; the learning rate reaches zero at the last one.
+    max_seconds : float
+        Time after which the run ends if it has not yet, with the learning rate at zero; 0 for no
+        such limit. With one, the result depends on how fast the machine is.
     batch_atoms : int
         Atoms in a batch, at most; geometries are added until it is full.
     learning_rate : float
@@ -63,12 +72,13 @@ class TrainingConfig:
     validate_every : int
         Steps between validations and checkpoints.
     patience : int
-        Stop after so many validations without a lower error on the held-out scaffolds.
+        Stop after so many validations without a lower error on the validation part.
     seed : int
         Of the initial weights and the order of the data.
     """
 
     n_steps: int = 20_000
+    max_seconds: float = 0.0
     batch_atoms: int = 512
     learning_rate: float = 0.02
     adam_learning_rate: float = 5e-3
@@ -90,18 +100,39 @@ class TrainingConfig:
 
 @dataclass(frozen=True, slots=True)
 class Errors:
-    """Mean absolute errors: energies in eV per atom, forces in eV/A per component."""
+    """Errors of energies and forces.
+
+    Attributes
+    ----------
+    energy, force : float
+        Mean absolute errors: eV per atom, and eV/A per component.
+    energy_rmse, force_rmse : float
+        Roots of the mean squared errors: eV per molecule, and eV/A per component.
+    force_by_kind, force_by_element : dict
+        The mean absolute error of forces by kind of geometry, and by element, eV/A.
+    """
 
     energy: float
     force: float
+    energy_rmse: float
+    force_rmse: float
     force_by_kind: dict[str, float]
     force_by_element: dict[int, float]
+
+    def to_card(self) -> dict[str, float]:
+        """Return those of all geometries, with units in the names, for the model card."""
+        return {
+            "energy_mae_meV_per_atom": round(1e3 * self.energy, 3),
+            "force_mae_meV_per_A": round(1e3 * self.force, 3),
+            "energy_rmse_meV": round(1e3 * self.energy_rmse, 3),
+            "force_rmse_meV_per_A": round(1e3 * self.force_rmse, 3),
+        }
 
 
 class Geometries:
     """A dataset's tensors, from which batches are cut."""
 
-    def __init__(self, dataset: Dataset, dtype: torch.dtype) -> None:
+    def __init__(self, dataset: TrainingData, dtype: torch.dtype) -> None:
         self.counts = dataset.counts
         self.first_atom = dataset.first_atom
         self.kind = dataset.kind
@@ -133,7 +164,7 @@ class Geometries:
         return molecules.to(device), energies.to(device), self._forces[atoms].to(device)
 
 
-def fit_atomic_energies(dataset: Dataset, elements: tuple[int, ...]) -> list[float]:
+def fit_atomic_energies(dataset: TrainingData, elements: tuple[int, ...]) -> list[float]:
     """Energy in eV of each element that explains the training energies best (least squares)."""
     rows = np.flatnonzero(dataset.split == SPLITS.index("train"))
     owner = np.repeat(np.arange(len(dataset)), dataset.counts)
@@ -146,16 +177,37 @@ def fit_atomic_energies(dataset: Dataset, elements: tuple[int, ...]) -> list[flo
     return [float(value) for value in solution]
 
 
-def initial_model(dataset: Dataset, config: NetworkConfig, seed: int) -> ForceField:
-    """An untrained network with atomic energies, scale and number of neighbours from the data."""
+def energies_of_atoms(
+    dataset: TrainingData, elements: tuple[int, ...], known: Mapping[int, float] | None = None
+) -> Tensor:
+    """Energies in eV of isolated atoms of the elements, float64: the known ones, or fitted ones."""
+    if not known:
+        known = dict(zip(elements, fit_atomic_energies(dataset, elements), strict=True))
+    if missing := [SYMBOLS[z] for z in elements if z not in known]:
+        raise InputError(
+            "expected the energy of an isolated atom of every element or of none, got none of "
+            f"{' '.join(missing)}"
+        )
+    return torch.tensor([known[z] for z in elements], dtype=torch.float64)
+
+
+def initial_model(
+    dataset: TrainingData, config: NetworkConfig, seed: int, atomic_energies: Tensor | None = None
+) -> ForceField:
+    """An untrained network with scale, number of neighbours and atomic energies from the data.
+
+    ``atomic_energies`` are those of :func:`energies_of_atoms`, which are also the default.
+    """
     geometries = Geometries(dataset, torch.float32)
     train = np.flatnonzero(dataset.split == SPLITS.index("train"))
     sample = np.random.default_rng(seed).permutation(train)[:512]
     batch, _, forces = geometries.batch(sample, torch.device("cpu"))
     edges = neighbour_list(batch.positions, molecule_pairs(batch), config.r_max)
+    if atomic_energies is None:
+        atomic_energies = energies_of_atoms(dataset, config.elements)
     return ForceField(
         replace(config, avg_n_neighbours=round(edges.shape[1] / batch.n_atoms, 3)),
-        atomic_energies=fit_atomic_energies(dataset, config.elements),
+        atomic_energies=atomic_energies.tolist(),
         scale=float(forces.square().mean().sqrt()),
         seed=seed,
     )
@@ -180,7 +232,7 @@ def batches_of_epoch(
 
 def evaluate(
     model: ForceField,
-    dataset: Dataset,
+    dataset: TrainingData,
     split: str,
     *,
     batch_atoms: int = 2048,
@@ -192,25 +244,47 @@ def evaluate(
         raise InputError(f"expected geometries in the {split} part of the dataset, it has none")
     dtype, device = model.embedding.dtype, model.embedding.device
     geometries = Geometries(dataset, dtype)
-    energy_errors, force_errors, kinds, numbers = [], [], [], []
+    energy_errors, force_errors, counts, kinds, numbers = [], [], [], [], []
     for chunk in batches_of_epoch(indices, dataset.counts, batch_atoms, 0, 0):
         batch, energies, forces = geometries.batch(chunk, device)
         predicted, predicted_forces = model.energy_and_forces(batch)
-        energy_errors.append(((predicted - energies).abs() / batch.counts).cpu())
-        force_errors.append((predicted_forces - forces).abs().mean(dim=1).cpu())
+        energy_errors.append((predicted - energies).cpu())
+        force_errors.append((predicted_forces - forces).cpu())
+        counts.append(batch.counts.cpu())
         kinds.append(torch.from_numpy(np.repeat(dataset.kind[chunk], dataset.counts[chunk])))
         numbers.append(batch.atomic_numbers.cpu())
-    force, kind, number = torch.cat(force_errors), torch.cat(kinds), torch.cat(numbers)
+    energy, components = torch.cat(energy_errors), torch.cat(force_errors)
+    kind, number = torch.cat(kinds), torch.cat(numbers)
+    force = components.abs().mean(dim=1)
     return Errors(
-        energy=float(torch.cat(energy_errors).mean()),
+        energy=float((energy.abs() / torch.cat(counts)).mean()),
         force=float(force.mean()),
+        energy_rmse=float(energy.square().mean().sqrt()),
+        force_rmse=float(components.square().mean().sqrt()),
         force_by_kind={
-            KINDS[int(k)].value: float(force[kind == k].mean()) for k in np.unique(kind.numpy())
+            dataset.kinds[int(k)]: float(force[kind == k].mean()) for k in np.unique(kind.numpy())
         },
         force_by_element={
             int(z): float(force[number == z].mean()) for z in np.unique(number.numpy())
         },
     )
+
+
+def record_errors(weights: Path, dataset: TrainingData) -> dict[str, dict[str, float]]:
+    """Evaluate a model on what it was not trained on, and note the errors in its model card.
+
+    Returns
+    -------
+    dict
+        :meth:`Errors.to_card` of the parts ``valid`` and ``test``, as far as there are any.
+    """
+    model = load_model(weights, dtype=torch.float64)
+    parts = [part for i, part in enumerate(SPLITS) if i and (dataset.split == i).any()]
+    errors = {part: evaluate(model, dataset, part).to_card() for part in parts}
+    of_atoms = model.atomic_energies
+    model.to(torch.float32).atomic_energies = of_atoms
+    save_model(model, weights, read_metadata(weights) | {"errors": errors})
+    return errors
 
 
 @dataclass(slots=True)
@@ -263,11 +337,12 @@ def _with_prefix(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 
 def train(
-    dataset: Dataset,
+    dataset: TrainingData,
     network: NetworkConfig,
     config: TrainingConfig,
     out: Path,
     *,
+    atomic_energies: Mapping[int, float] | None = None,
     device: torch.device | str = "cpu",
     n_processes: int = 1,
     progress: Callable[[int, int, dict[str, float]], None] | None = None,
@@ -280,13 +355,16 @@ def train(
 
     Parameters
     ----------
-    dataset : Dataset
-        Labelled geometries; those of its ``train`` part are learned, those of ``valid`` (other
-        scaffolds) decide when to stop.
+    dataset : TrainingData
+        Labelled geometries; those of its ``train`` part are learned, those of ``valid`` decide
+        which weights are kept and when to stop.
     network, config
         What to train and how.
     out : Path
         Folder of the run.
+    atomic_energies : mapping, optional
+        Energy in eV of an isolated atom of each element, by atomic number; by default they are
+        fitted to the energies.
     device : torch.device or str
         Where to compute.
     n_processes : int
@@ -304,22 +382,15 @@ def train(
         raise ConfigError(f"expected one process on {device.type}, got {n_processes}")
     keep_freed_memory()
     out.mkdir(parents=True, exist_ok=True)
-    settings: dict[str, Any] = {
-        "network": asdict(network)
-        | {"elements": list(network.elements)}
-        | {"radial_widths": list(network.radial_widths)},
+    settings = {
+        "network": json.loads(network.to_json()),
         "training": asdict(config),
         "dataset": dataset.checksum(),
     }
-    settings_file = out / "settings.json"
-    if settings_file.exists() and json.loads(settings_file.read_text()) != settings:
-        raise ConfigError(
-            f"expected an empty folder or a run with the same settings, {out} holds another; "
-            "choose another folder"
-        )
-    settings_file.write_text(json.dumps(settings, indent=1) + "\n")
+    _claim(out / "settings.json", settings)
 
-    model = initial_model(dataset, network, config.seed).to(device)
+    of_atoms = energies_of_atoms(dataset, network.elements, atomic_energies).to(device)
+    model = initial_model(dataset, network, config.seed, of_atoms.cpu()).to(device)
     optimisers = make_optimisers(model, config.learning_rate, config.adam_learning_rate)
     highest_rates = [optimiser.param_groups[0]["lr"] for optimiser in optimisers]
     average = {name: p.detach().clone() for name, p in model.named_parameters()}
@@ -328,22 +399,24 @@ def train(
     if checkpoint.exists():
         state = _State.load(checkpoint, model, average, optimisers)
         _drop_metrics_after(out / "metrics.csv", state.step)
+    model.atomic_energies.zero_()
     geometries = Geometries(dataset, torch.float32)
     start = time.monotonic() - state.seconds
     losses: list[Tensor] = []
     latest: dict[str, float] = {}
-    helpers = [_Helper(model, dataset, config) for _ in range(n_processes - 1)]
+    helpers = [_Helper(model, of_atoms, dataset, config) for _ in range(n_processes - 1)]
     for batch_indices in _batches_from(state.step, dataset, config):
-        if state.step >= config.n_steps or state.n_bad >= config.patience:
+        rate = schedule(state.step, config, time.monotonic() - start)
+        if rate <= 0.0 or state.n_bad >= config.patience:
             break
         for optimiser, highest in zip(optimisers, highest_rates, strict=True):
-            optimiser.param_groups[0]["lr"] = highest * schedule(state.step, config)
+            optimiser.param_groups[0]["lr"] = highest * rate
         by_size = batch_indices[np.argsort(dataset.counts[batch_indices], kind="stable")]
         total = len(by_size), int(dataset.counts[by_size].sum())
         for i, helper in enumerate(helpers, start=1):
             helper.start(by_size[i::n_processes], total)
         model.zero_grad(set_to_none=True)
-        loss = _backward(model, geometries, by_size[::n_processes], total, config)
+        loss = _backward(model, of_atoms, geometries, by_size[::n_processes], total, config)
         for helper in helpers:
             loss = loss + helper.finish()
         torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
@@ -357,20 +430,28 @@ def train(
         losses.append(loss)
         if progress:
             progress(state.step, config.n_steps, latest)
-        if state.step % config.validate_every == 0 or state.step == config.n_steps:
-            averaged = ForceField(model.config).to(device)
+        seconds = time.monotonic() - start
+        is_last = schedule(state.step, config, seconds) <= 0.0
+        if state.step % config.validate_every == 0 or is_last:
+            averaged = ForceField(model.config)
             averaged.load_state_dict(model.state_dict() | average)
-            errors = evaluate(averaged, dataset, "valid", max_geometries=1500)
-            state.seconds = time.monotonic() - start
+            averaged.atomic_energies = of_atoms.cpu()
+            precise = ForceField(model.config).to(device, torch.float64)
+            precise.load_state_dict(averaged.state_dict())
+            errors = evaluate(precise, dataset, "valid", max_geometries=1500)
+            # Of a run that is over the time is that of its last step, so that it stays over.
+            state.seconds = seconds if is_last else time.monotonic() - start
             score = config.energy_weight * errors.energy + config.force_weight * errors.force
             state.n_bad = 0 if score < state.best_error else state.n_bad + 1
             latest = {
                 "step": state.step,
                 "seconds": round(state.seconds, 1),
-                "learning_rate": config.learning_rate * schedule(state.step, config),
+                "learning_rate": config.learning_rate * rate,
                 "train_loss": float(torch.stack(losses).mean()),
                 "valid_energy_mae_meV_per_atom": 1e3 * errors.energy,
                 "valid_force_mae_meV_per_A": 1e3 * errors.force,
+                "valid_energy_rmse_meV": 1e3 * errors.energy_rmse,
+                "valid_force_rmse_meV_per_A": 1e3 * errors.force_rmse,
             }
             losses.clear()
             if score < state.best_error:
@@ -386,6 +467,7 @@ def train(
 
 def _backward(
     model: ForceField,
+    of_atoms: Tensor,
     geometries: Geometries,
     indices: NDArray[np.int64],
     total: tuple[int, int],
@@ -394,11 +476,13 @@ def _backward(
     """Add the gradient of some geometries' share of the loss to the parameters' gradients.
 
     ``total`` is the number of geometries and atoms of the whole batch, so that the shares add up
-    to the loss of the batch however it is cut.
+    to the loss of the batch however it is cut. ``of_atoms`` are the energies of isolated atoms, of
+    which the model has none.
     """
     if not len(indices):
         return torch.zeros(())
     batch, energies, forces = geometries.batch(indices, model.embedding.device)
+    energies = energies - batch.sum_per_molecule(of_atoms[model.elements_of(batch)])
     predicted, predicted_forces = model.energy_and_forces(batch, create_graph=True)
     energy_error = ((predicted - energies).abs() / batch.counts).sum() / total[0]
     # The small number keeps the gradient finite where the error vanishes.
@@ -415,13 +499,17 @@ class _Helper:
     spend their time waiting for each other.
     """
 
-    def __init__(self, model: ForceField, dataset: Dataset, config: TrainingConfig) -> None:
+    def __init__(
+        self, model: ForceField, of_atoms: Tensor, dataset: TrainingData, config: TrainingConfig
+    ) -> None:
         self._model = model.share_memory()
         self._gradients = [_shared(torch.zeros_like(p)) for p in model.parameters()]
         context = get_context("spawn")
         self._connection, theirs = context.Pipe()
         self._process = context.Process(
-            target=_help, args=(theirs, model, self._gradients, dataset, config), daemon=True
+            target=_help,
+            args=(theirs, model, of_atoms, self._gradients, dataset, config),
+            daemon=True,
         )
         self._process.start()
 
@@ -453,8 +541,9 @@ def _shared(tensor: Tensor) -> Tensor:
 def _help(
     connection: Connection,
     model: ForceField,
+    of_atoms: Tensor,
     gradients: list[Tensor],
-    dataset: Dataset,
+    dataset: TrainingData,
     config: TrainingConfig,
 ) -> None:
     """Body of a helper process; the model's parameters are in memory shared with the trainer."""
@@ -463,7 +552,7 @@ def _help(
     geometries = Geometries(dataset, torch.float32)
     while (work := connection.recv()) is not None:
         model.zero_grad(set_to_none=True)
-        loss = _backward(model, geometries, work[0], work[1], config)
+        loss = _backward(model, of_atoms, geometries, work[0], work[1], config)
         for parameter, gradient in zip(model.parameters(), gradients, strict=True):
             if parameter.grad is None:
                 gradient.zero_()
@@ -472,14 +561,39 @@ def _help(
         connection.send(float(loss))
 
 
-def schedule(step: int, config: TrainingConfig) -> float:
-    """Learning rates of a step relative to the highest: linear rise, then linear fall to zero."""
+def schedule(step: int, config: TrainingConfig, seconds: float = 0.0) -> float:
+    """Learning rates relative to the highest: linear rise, then linear fall to zero.
+
+    They fall with the steps or, if that is faster, with the ``seconds`` that the run has taken.
+    """
     warm = min(1.0, (step + 1) / max(1, config.n_warmup))
-    return warm * (1.0 - step / max(1, config.n_steps))
+    left = 1.0 - step / max(1, config.n_steps)
+    if config.max_seconds:
+        left = min(left, 1.0 - seconds / config.max_seconds)
+    return warm * max(0.0, left)
+
+
+def _claim(path: Path, settings: dict[str, Any]) -> None:
+    """Write the settings of a run, or see that those of the run in the folder are the same."""
+    if path.exists():
+        try:
+            stored = json.loads(path.read_text())
+            # What was no setting yet when they were written has its default value.
+            network = NetworkConfig.from_dict(stored["network"])
+            stored["network"] = json.loads(network.to_json())
+            stored["training"] = asdict(TrainingConfig(**stored["training"]))
+        except (ValueError, KeyError, TypeError):
+            stored = None
+        if stored != settings:
+            raise ConfigError(
+                "expected an empty folder or a run with the same settings, "
+                f"{path.parent} holds another; choose another folder"
+            )
+    path.write_text(json.dumps(settings, indent=1) + "\n")
 
 
 def _batches_from(
-    step: int, dataset: Dataset, config: TrainingConfig
+    step: int, dataset: TrainingData, config: TrainingConfig
 ) -> Iterator[NDArray[np.int64]]:
     """Batches of all epochs, without those of the first ``step`` steps."""
     indices = np.flatnonzero(dataset.split == SPLITS.index("train"))
@@ -528,5 +642,5 @@ def plot_metrics(metrics: Path, picture: Path) -> None:
         axes.yaxis.set_major_formatter("{x:g}")
         axes.yaxis.set_minor_formatter("{x:g}")
         axes.grid(alpha=0.3, which="both")
-    figure.suptitle("Errors on held-out scaffolds")
+    figure.suptitle("Errors on the validation part")
     figure.savefig(picture, dpi=120)

@@ -1,0 +1,262 @@
+"""Finishing: from the heavy atoms that the sampler leaves to molecules with a report."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rdkit import Chem
+from torch import Tensor
+
+from simgen.finishing.bonds import BondAssignment, assign_bonds
+from simgen.finishing.classical import has_tight_contacts, minimise_classically
+from simgen.finishing.hydrogens import add_hydrogens
+from simgen.finishing.relaxation import relax
+from simgen.generation.config import GenerationConfig
+from simgen.generation.result import Attempt, attempt_name, attempt_of_mol
+from simgen.host import CLASH
+from simgen.molecules import MoleculeBatch
+from simgen.validation import (
+    EV_TO_KCAL,
+    Report,
+    Status,
+    check_contacts,
+    check_graph_kept,
+    validate,
+)
+
+_F_MAX = 0.03
+"""Largest force left by relaxations, eV/angstrom."""
+_HYDROGEN_STEPS = 50
+"""Most steps of the relaxation of the hydrogens alone, which need not converge."""
+_RELAXATION_STEPS = 500
+"""Most steps of the relaxation of all atoms."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Skeleton:
+    """Heavy atoms as the sampler leaves them, those of a scaffold first."""
+
+    index: int
+    atomic_numbers: NDArray[np.int64]
+    positions: NDArray[np.float64]
+    finite: bool
+    similarity: float | None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Relaxed:
+    """A molecule after relaxation; ``energy`` is what the last part of it released, kcal/mol."""
+
+    mol: Chem.Mol
+    energy: float
+    finite: bool
+    converged: bool
+
+
+class Finisher:
+    """Turns heavy atoms into finished molecules, many at a time.
+
+    Parameters
+    ----------
+    config : GenerationConfig
+        What molecules are to be like.
+    energy_and_forces : callable
+        Force field.
+    known : collection of str, optional
+        :func:`simgen.validation.molecule_key` of each reference molecule.
+    dtype, device : optional
+        Of the positions that the force field gets.
+    """
+
+    def __init__(
+        self,
+        config: GenerationConfig,
+        energy_and_forces: Callable[[MoleculeBatch], tuple[Tensor, Tensor]],
+        known: Collection[str] | None,
+        *,
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> None:
+        self.config = config
+        self.scaffold = config.scaffold
+        self.energy_and_forces = (
+            energy_and_forces if config.host is None else config.host.walled(energy_and_forces)
+        )
+        self.known = known
+        self.dtype = dtype
+        self.device = device
+        self.timings: dict[str, float] = {}
+
+    def finish(self, skeletons: Sequence[Skeleton]) -> list[Attempt]:
+        """Bonds, hydrogens, relaxation and checks."""
+        with self._timed("bonds and hydrogens"):
+            assignments = [self._assign_bonds(skeleton) for skeleton in skeletons]
+            mols = {
+                place: self._complete(assignment.mol)
+                for place, assignment in enumerate(assignments)
+                if assignment.mol is not None
+            }
+            for mol in mols.values():
+                if has_tight_contacts(mol):
+                    self._minimise_classically(mol)
+        with self._timed("relaxation"):
+            relaxed = dict(zip(mols, self._relax(list(mols.values())), strict=True))
+            # A field can have holes where atoms are too close. What fell into one begins again
+            # from where a classical field, which has none, puts it.
+            spoiled = [place for place, result in relaxed.items() if not _is_sound(result)]
+            for place in spoiled:
+                self._minimise_classically(mols[place])
+            again = self._relax([mols[place] for place in spoiled])
+            pairs = zip(spoiled, again, strict=True)
+            relaxed |= {place: result for place, result in pairs if _is_sound(result)}
+        with self._timed("validation"):
+            return [
+                self._judge(skeleton, assignment, relaxed.get(place))
+                for place, (skeleton, assignment) in enumerate(
+                    zip(skeletons, assignments, strict=True)
+                )
+            ]
+
+    def _assign_bonds(self, skeleton: Skeleton) -> BondAssignment:
+        if not skeleton.finite:
+            return BondAssignment(Status.NONFINITE, None, ())
+        composition = self.config.composition
+        return assign_bonds(
+            skeleton.atomic_numbers,
+            skeleton.positions,
+            charge=self.config.charge,
+            formal_charges=composition.formal_charges,
+            n_hydrogens=composition.n_hydrogens,
+            known=None if self.scaffold is None else self.scaffold.known_bonds,
+        )
+
+    def _complete(self, mol: Chem.Mol) -> Chem.Mol:
+        """Add hydrogens, and what of the scaffold is not in the skeleton."""
+        if self.scaffold is None:
+            return add_hydrogens(mol)
+        whole = self.scaffold.graft(mol)
+        return add_hydrogens(whole, fixed=self.scaffold.fixed_atoms(whole))
+
+    def _fixed(self, mol: Chem.Mol) -> list[int]:
+        return [] if self.scaffold is None else self.scaffold.fixed_atoms(mol)
+
+    def _minimise_classically(self, mol: Chem.Mol) -> None:
+        minimise_classically(mol, hydrogens_only=False, fixed=self._fixed(mol))
+
+    def _relax(self, mols: Sequence[Chem.Mol]) -> list[_Relaxed]:
+        """Relax all molecules together in the force field: hydrogens first, then everything."""
+        batch = MoleculeBatch.from_arrays(
+            [
+                ([a.GetAtomicNum() for a in mol.GetAtoms()], mol.GetConformer().GetPositions())
+                for mol in mols
+            ],
+            dtype=self.dtype,
+            device=self.device,
+        )
+        masks = [np.isin(np.arange(mol.GetNumAtoms()), self._fixed(mol)) for mol in mols]
+        fixed = torch.zeros_like(batch.fixed)
+        if masks:
+            fixed = torch.tensor(np.concatenate(masks), device=self.device)
+        first = relax(
+            self.energy_and_forces,
+            batch.replace(fixed=fixed | (batch.atomic_numbers != 1)),
+            f_max=_F_MAX,
+            max_steps=_HYDROGEN_STEPS,
+        )
+        second = relax(
+            self.energy_and_forces,
+            first.batch.replace(fixed=fixed),
+            f_max=_F_MAX,
+            max_steps=_RELAXATION_STEPS,
+        )
+        energies = ((second.initial_energies - second.energies) * EV_TO_KCAL).tolist()
+        finite = (first.finite & second.finite).tolist()
+        results = []
+        for mol, mask, part, *outcome in zip(
+            mols,
+            masks,
+            second.batch.to("cpu", torch.float64).split(),
+            energies,
+            finite,
+            second.converged.tolist(),
+            strict=True,
+        ):
+            complete = Chem.Mol(mol)
+            # What is fixed keeps every bit of its coordinates, whatever the field's precision.
+            before = mol.GetConformer().GetPositions()
+            after = np.where(mask[:, None], before, part.positions.numpy())
+            complete.GetConformer().SetPositions(after)
+            results.append(_Relaxed(complete, *outcome))
+        return results
+
+    def _judge(
+        self, skeleton: Skeleton, assignment: BondAssignment, relaxed: _Relaxed | None
+    ) -> Attempt:
+        """Write the report of an attempt."""
+        name = attempt_name(skeleton.index)
+        n_dropped = len(skeleton.atomic_numbers) - len(assignment.kept) if skeleton.finite else None
+        if relaxed is None:
+            report = Report(
+                name, assignment.status, n_dropped=n_dropped, similarity=skeleton.similarity
+            )
+            return Attempt(skeleton.index, report, skeleton.atomic_numbers, skeleton.positions)
+        mol = relaxed.mol
+        if self.scaffold is not None:
+            mol = self.scaffold.in_original_order(mol)
+        report = validate(
+            mol,
+            name=name,
+            charge=self.config.charge,
+            relaxation_energy=relaxed.energy if relaxed.finite else None,
+            n_dropped=n_dropped,
+            similarity=skeleton.similarity,
+            known=self.known,
+        )
+        if not relaxed.finite:
+            report = replace(report, status=Status.NONFINITE, detail="relaxation")
+        elif report.status is Status.OK and not relaxed.converged:
+            detail = f"forces above {_F_MAX} eV/A after {_RELAXATION_STEPS} steps"
+            report = replace(report, status=Status.UNCONVERGED, detail=detail)
+        elif report.status is Status.OK:
+            report = self._judge_wishes(mol, report, skeleton, n_dropped or 0)
+        return attempt_of_mol(skeleton.index, report, mol)
+
+    def _judge_wishes(
+        self, mol: Chem.Mol, report: Report, skeleton: Skeleton, n_dropped: int
+    ) -> Report:
+        """See whether a sound molecule is one that was asked for."""
+        config = self.config
+        n_given = 0 if config.scaffold is None else len(config.scaffold.heavy)
+        n_placed = len(skeleton.atomic_numbers) - n_given
+        if n_placed - n_dropped < config.n_heavy_atoms[0]:
+            detail = f"{n_dropped} of {n_placed} heavy atoms lay apart"
+            return replace(report, status=Status.INCOMPLETE, detail=detail)
+        if config.host is not None:
+            closest = config.host.closest_contact(mol)
+            if closest < CLASH:
+                detail = f"{closest:.2f} of the sum of the van der Waals radii from the host"
+                return replace(report, status=Status.HOST_CLASH, detail=detail)
+        if not config.filters.is_empty:
+            alerts = config.filters.alerts(Chem.RemoveHs(mol))
+            report = replace(report, alerts="; ".join(alerts))
+            if alerts and config.filters.reject:
+                return replace(report, status=Status.REJECTED, detail=alerts[0])
+        return report
+
+    @contextmanager
+    def _timed(self, stage: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.timings[stage] = self.timings.get(stage, 0.0) + time.perf_counter() - start
+
+
+def _is_sound(relaxed: _Relaxed) -> bool:
+    """Whether a relaxation left the bonds of the molecule, and no atoms on top of each other."""
+    checks = (check_graph_kept, check_contacts)
+    return relaxed.finite and all(check(relaxed.mol).passed for check in checks)

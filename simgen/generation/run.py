@@ -1,0 +1,387 @@
+"""One run: attempts are computed in chunks, in this process or in several, and saved."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from simgen.cohesion import FIRM_STRENGTH, STRENGTH, Cohesion
+from simgen.density import LogDensity, Repulsion, SimilarityKernel, SimilarityScore
+from simgen.descriptors.force_field import ForceFieldDescriptor
+from simgen.devices import keep_freed_memory, memory_budget
+from simgen.elements import SYMBOLS
+from simgen.errors import DeviceError, InputError, SimgenError
+from simgen.evolution import EvolutionSettings, evolve
+from simgen.generation.config import GenerationConfig
+from simgen.generation.finish import Finisher, Skeleton
+from simgen.generation.journal import RunFolder
+from simgen.generation.provenance import model_digest, versions
+from simgen.generation.result import (
+    Attempt,
+    GenerationResult,
+    attempt_from_json,
+    attempt_to_json,
+)
+from simgen.models import ForceField, FrozenForceField
+from simgen.noise import Noise, Stream
+from simgen.reference import ReferenceSet
+from simgen.refinement import RefinementSettings, refine
+from simgen.sampling import Callback, Progress, Samples, start_molecules
+from simgen.schedules import noise_levels
+from simgen.validation import mark_duplicates, molecule_key
+
+_MAX_CHUNK = {"cpu": 64, "cuda": 1024}
+"""Most attempts of a chunk, after which results are saved. Larger ones are no faster."""
+
+_ATOMS_PER_HEAVY_ATOM = 2.5
+"""Atoms of a finished molecule, hydrogens included, for each heavy atom; at most about that."""
+
+_COPIES = 4
+"""How often the features of an edge are held at a time while forces are computed."""
+
+_GOAL = 0.75
+"""Quantile of the energies of real atoms at which a molecule's mean energy counts as good."""
+
+_WORKER_CHUNK = 4
+"""Attempts that a worker process computes at a time."""
+
+_SAMPLING_SHARE = 0.5
+"""Share of the time of a chunk that the first pass of sampling takes, for the progress report."""
+
+
+class Run:
+    """One call of :meth:`simgen.generation.Generator.generate`.
+
+    Parameters
+    ----------
+    model : ForceField
+        Describes environments and relaxes molecules.
+    config : GenerationConfig
+        What to make.
+    reference : ReferenceSet
+        What to learn from.
+    folder : RunFolder, optional
+        Where to save.
+    trajectory : bool
+        Whether paths are written to the folder.
+    callback : callable, optional
+        Told how many attempts are done.
+    observer : callable, optional
+        Shown the molecules while they are sampled.
+    """
+
+    def __init__(
+        self,
+        model: ForceField,
+        config: GenerationConfig,
+        reference: ReferenceSet,
+        folder: RunFolder | None = None,
+        *,
+        trajectory: bool = False,
+        callback: Callable[[float, int], None] | None = None,
+        observer: Callback | None = None,
+    ) -> None:
+        self.config = config
+        self.reference = reference
+        self.model = model
+        self.device = model.embedding.device
+        self.dtype = model.embedding.dtype
+        self.folder = folder
+        self.trajectory = trajectory
+        self.callback = callback
+        self.observer = observer
+        self.frame = _frame(config)
+        self.timings: dict[str, float] = {}
+        frame_elements = {int(z) for z in self.frame[0]}
+        needed = sorted({1, *config.composition.atomic_numbers, *frame_elements})
+        lacking = [SYMBOLS[z] for z in needed if z not in model.elements]
+        if lacking:
+            raise InputError(
+                f"the force field {config.model} lacks {', '.join(lacking)}; it knows "
+                f"{', '.join(SYMBOLS[z] for z in model.elements)}"
+            )
+        with_bonds = [m.mol for m in reference.molecules if m.mol is not None]
+        with self._timed("reference"):
+            n_given = 0 if config.scaffold is None else len(config.scaffold.heavy)
+            low, high = config.n_heavy_atoms
+            chosen = reference.select((n_given + low, n_given + high), elements=model.elements)
+            descriptor = ForceFieldDescriptor(model)
+            environments = chosen.environments(descriptor, dtype=self.dtype, device=self.device)
+            kernel = SimilarityKernel(descriptor, environments)
+            self.levels = noise_levels(config.n_steps).tolist()
+            self.goal = float(kernel.reference_energies(self.levels[-1]).quantile(_GOAL))
+        self.score = SimilarityScore(kernel, self._terms())
+        self.finisher = Finisher(
+            config,
+            FrozenForceField(model).energy_and_forces,
+            {molecule_key(mol) for mol in with_bonds} if with_bonds else None,
+            dtype=self.dtype,
+            device=self.device,
+        )
+        # One clock for all stages.
+        self.finisher.timings = self.timings
+        self.provenance: dict[str, Any] = {
+            "model": {"name": config.model, "sha256": model_digest(model)},
+            "reference": {
+                "name": reference.name,
+                "sha256": reference.digest,
+                "n_molecules": len(reference),
+                "n_molecules_used": len(chosen),
+                "n_environments": len(environments.features),
+                "skipped": list(chosen.skipped),
+            },
+            "device": str(self.device),
+            "versions": versions(),
+        }
+
+    def _terms(self) -> list[LogDensity]:
+        """What draws and pushes atoms beside the similarity to the reference."""
+        scaffold, host = self.config.scaffold, self.config.host
+        n_given = 0 if scaffold is None else len(scaffold.heavy)
+        closed = () if scaffold is None else scaffold.closed
+        closed += tuple(range(n_given, len(self.frame[0])))
+        strength = FIRM_STRENGTH if self.frame[0].size else STRENGTH
+        cohesion = Cohesion(strength, closed=closed)
+        terms: list[LogDensity] = [Repulsion(), cohesion, self.config.prior]
+        if scaffold is not None:
+            terms.append(scaffold.obstacles())
+        if host is not None:
+            terms.append(host.obstacles())
+        return terms
+
+    def finish(self, batch_size: int | None, n_workers: int) -> GenerationResult:
+        """Compute what is missing and return all attempts."""
+        attempts: dict[int, Attempt] = {}
+        if self.folder is not None:
+            identity = {
+                "config": self.config.to_dict(),
+                "model": self.provenance["model"]["sha256"],
+                "reference": self.provenance["reference"]["sha256"],
+            }
+            attempts, timings = self.folder.open(identity, self.timings)
+            self.timings.update(timings)
+        missing = [k for k in range(self.config.n_molecules) if k not in attempts]
+        self._report(len(attempts))
+        n_workers = min(n_workers, len(missing))
+        chunks = (
+            self._in_parallel(missing, batch_size, n_workers)
+            if n_workers > 1
+            else self._one_by_one(missing, batch_size)
+        )
+        try:
+            for finished in chunks:
+                attempts |= {attempt.index: attempt for attempt in finished}
+                if self.folder is not None:
+                    self.folder.append(finished, self.timings)
+                self._report(len(attempts))
+        except BaseException:
+            # While a run goes on the journal is enough; once it ends, the files are there.
+            if self.folder is not None and attempts:
+                with suppress(SimgenError):
+                    self._result(attempts).to_dir(self.folder.path)
+            raise
+        result = self._result(attempts)
+        if self.folder is not None:
+            result.to_dir(self.folder.path)
+        return result
+
+    def _one_by_one(self, missing: list[int], limit: int | None) -> Iterator[list[Attempt]]:
+        """Compute attempts in this process, chunk by chunk."""
+        sizes = self._sizes()
+        while missing:
+            chunk = missing[: self._chunk_size(sizes[missing], limit)]
+            n_done = self.config.n_molecules - len(missing)
+            try:
+                finished = self.compute(chunk, sizes[chunk], n_done)
+            except torch.OutOfMemoryError:
+                if len(chunk) == 1:
+                    raise DeviceError(
+                        f"not enough memory on {self.device} for one molecule of "
+                        f"{int(sizes[chunk[0]])} heavy atoms; use fewer --particles"
+                    ) from None
+                limit = len(chunk) // 2
+                continue
+            missing = missing[len(chunk) :]
+            yield finished
+
+    def _in_parallel(
+        self, missing: list[int], batch_size: int | None, n_workers: int
+    ) -> Iterator[list[Attempt]]:
+        """Compute attempts in processes of one thread each, chunk by chunk as they finish.
+
+        Networks as small as ours spend much of their time between operations, where threads
+        cannot help.
+        """
+        sizes = self._sizes()
+        size = min(batch_size or _WORKER_CHUNK, -(-len(missing) // n_workers))
+        path = self.folder.path if self.folder is not None and self.trajectory else None
+        with ProcessPoolExecutor(
+            n_workers,
+            mp_context=get_context("spawn"),
+            initializer=_start_worker,
+            initargs=(self.model, self.config, self.reference, path),
+        ) as pool:
+            futures = [
+                pool.submit(_compute_in_worker, missing[i : i + size], sizes[missing[i : i + size]])
+                for i in range(0, len(missing), size)
+            ]
+            try:
+                for future in as_completed(futures):
+                    attempts, timings = future.result()
+                    for stage, seconds in timings.items():
+                        self.timings[stage] = self.timings.get(stage, 0.0) + seconds
+                    yield [attempt_from_json(values) for values in attempts]
+            finally:
+                pool.shutdown(wait=False, cancel_futures=True)
+
+    def _sizes(self) -> NDArray[np.int64]:
+        """Heavy atoms to place in each attempt, shape (n_molecules,)."""
+        low, high = self.config.n_heavy_atoms
+        noise = Noise(self.config.seed, torch.arange(self.config.n_molecules))
+        uniform = noise.uniform_per_molecule(Stream.SIZE, 0).numpy()
+        return low + (uniform * (high - low + 1)).astype(np.int64)
+
+    def _chunk_size(self, sizes: NDArray[np.int64], limit: int | None) -> int:
+        """How many of the next attempts, of these sizes, fit into memory together."""
+        network = self.model.config
+        n_pairs = (_ATOMS_PER_HEAVY_ATOM * (sizes + len(self.frame[0]))) ** 2
+        n_values = network.n_layers * network.n_channels * (network.l_max + 1) ** 2
+        itemsize = torch.finfo(self.dtype).bits // 8
+        n_bytes = np.cumsum(n_pairs * n_values * itemsize * _COPIES)
+        fitting = int(np.searchsorted(n_bytes, memory_budget(self.device), side="right"))
+        most = _MAX_CHUNK[self.device.type]
+        return max(1, min(fitting, most if limit is None else limit))
+
+    def compute(self, chunk: list[int], sizes: NDArray[np.int64], n_done: int) -> list[Attempt]:
+        """Carry out the attempts of a chunk together."""
+        frames: list[Progress] = []
+
+        def on_progress(progress: Progress) -> None:
+            share = _SAMPLING_SHARE * progress.step / (len(self.levels) - 1)
+            self._report(n_done + share * len(chunk))
+            if self.trajectory:
+                frames.append(progress)
+            if self.observer is not None:
+                self.observer(progress)
+
+        with self._timed("sampling"):
+            noise = Noise(self.config.seed, torch.tensor(chunk, device=self.device))
+            palette = self.config.palette
+            start = start_molecules(
+                self.config.prior,
+                [palette.start(int(size)) for size in sizes],
+                noise,
+                frame=self.frame,
+                dtype=self.dtype,
+            )
+            settings = EvolutionSettings(n_particles=self.config.n_particles, palette=palette)
+            samples = evolve(
+                self.score, start, self.levels, noise=noise, settings=settings, callback=on_progress
+            )
+        with self._timed("refinement"):
+            samples = refine(
+                self.score,
+                samples,
+                self.levels,
+                self.goal,
+                noise=noise,
+                settings=RefinementSettings(n_rounds=self.config.n_refinements),
+                evolution=settings,
+                callback=self.observer,
+            )
+            skeletons = self._skeletons(chunk, samples, self.levels[-1])
+        if self.folder is not None and frames:
+            self.folder.write_trajectories(chunk, frames)
+        return self.finisher.finish(skeletons)
+
+    def _skeletons(self, chunk: list[int], samples: Samples, sigma: float) -> list[Skeleton]:
+        """Take the samples of a chunk apart, the atoms of a host left out."""
+        batch = samples.molecules
+        # How well the new atoms fit: those of a scaffold are what they are.
+        placed = (~batch.fixed).to(self.dtype)
+        log_k = -self.score.atom_energies(batch, sigma) * placed
+        mean = batch.sum_per_molecule(log_k) / batch.sum_per_molecule(placed)
+        scaffold = self.config.scaffold
+        n_given = 0 if scaffold is None else len(scaffold.heavy)
+        skeletons = []
+        for index, part, finite, similarity in zip(
+            chunk,
+            batch.to("cpu", torch.float64).split(),
+            samples.finite.tolist(),
+            mean.tolist(),
+            strict=True,
+        ):
+            kept = np.ones(part.n_atoms, dtype=bool)
+            kept[n_given : len(self.frame[0])] = False
+            positions = part.positions.numpy()[kept]
+            if scaffold is not None:
+                positions[:n_given] = scaffold.positions
+            numbers = part.atomic_numbers.numpy()[kept]
+            known = similarity if finite else None
+            skeletons.append(Skeleton(index, numbers, positions, finite, known))
+        return skeletons
+
+    @contextmanager
+    def _timed(self, stage: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.timings[stage] = self.timings.get(stage, 0.0) + time.perf_counter() - start
+
+    def _report(self, n_done: float) -> None:
+        if self.callback is not None:
+            self.callback(n_done, self.config.n_molecules)
+
+    def _result(self, attempts: Mapping[int, Attempt]) -> GenerationResult:
+        ordered = [attempts[k] for k in sorted(attempts)]
+        reports = mark_duplicates(attempt.report for attempt in ordered)
+        marked = (replace(a, report=report) for a, report in zip(ordered, reports, strict=True))
+        return GenerationResult(self.config, tuple(marked), self.provenance, dict(self.timings))
+
+
+def _frame(config: GenerationConfig) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Elements and positions of the fixed atoms: those of a scaffold, then those of a host."""
+    numbers, positions = [np.zeros(0, dtype=np.int64)], [np.zeros((0, 3))]
+    if config.scaffold is not None:
+        numbers.append(config.scaffold.atomic_numbers)
+        positions.append(config.scaffold.positions)
+    if config.host is not None and config.host.partners:
+        near = config.host.near(config.prior.outline().numpy())
+        numbers.append(config.host.atomic_numbers[near])
+        positions.append(config.host.positions[near])
+    return np.concatenate(numbers), np.concatenate(positions)
+
+
+_worker: Run
+"""The run that a worker process contributes to."""
+
+
+def _start_worker(
+    model: ForceField, config: GenerationConfig, reference: ReferenceSet, path: Path | None
+) -> None:
+    """Prepare a worker process; ``path`` is where trajectories go, if they are wanted."""
+    global _worker
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent process decides what happens
+    torch.set_num_threads(1)
+    keep_freed_memory()
+    folder = None if path is None else RunFolder(path, resume=True)
+    _worker = Run(model, config, reference, folder, trajectory=path is not None)
+
+
+def _compute_in_worker(
+    chunk: list[int], sizes: NDArray[np.int64]
+) -> tuple[list[dict[str, Any]], dict[str, float]]:
+    """Carry out attempts in a worker process; returns them as JSON holds them, and the timings."""
+    _worker.timings.clear()
+    attempts = [attempt_to_json(a) for a in _worker.compute(chunk, sizes, n_done=0)]
+    return attempts, dict(_worker.timings)

@@ -1,0 +1,539 @@
+"""The loops of a frozen force field in C, where the machine has a compiler.
+
+Between its matrix products a network of the usual kind does little with much data, in hundreds of
+calls of torch. ``fused.c`` does the same in a few loops. It is compiled when it is needed first and
+kept in the user's cache; without a compiler, on a GPU, and for other kinds of networks, nothing of
+this is used.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from simgen.models.product import SparsePolynomials
+from simgen.models.spline import RadialTable
+
+SOURCE = Path(__file__).with_name("fused.c")
+FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-std=gnu11", "-w", "-shared", "-fPIC")
+REAL = {torch.float32: "float", torch.float64: "double"}
+LANES = {torch.float32: 8, torch.float64: 4}
+"""Numbers of a vector register; rows that C reads are padded to a multiple."""
+MAX_L = 3
+"""Highest degree of harmonics that ``fused.c`` has room for."""
+
+_INT, _REAL, _ARRAY = ctypes.c_int64, ctypes.c_double, ctypes.c_void_p
+_SIGNATURES = {
+    # i: integer, r: real number, everything else: array
+    "find_edges": "iii aaa rr ii aa aaaaa aaaa a",
+    "splines": "i a rrr ii aa aa",
+    "moments": "iiiii aaa aa aa",
+    "moments_pullback": "iiiii aaa aaa a aaa",
+    "messages": "iii aa aaa a",
+    "messages_pullback": "iii aa aaa a aaa",
+    "along_edges": "ii aa a",
+    "geometry_pullback": "iii aa rr aaa aaaa aa a",
+    "products": "iiii aa i aa a",
+    "products_pullback": "iiii aa i aa a i a",
+}
+
+
+@cache
+def library(dtype: torch.dtype) -> ctypes.CDLL | None:
+    """Compile and load the loops for a dtype; None where that cannot be done."""
+    compiler = next(filter(None, map(shutil.which, ("cc", "gcc", "clang"))), None)
+    if compiler is None or dtype not in REAL or os.name != "posix":
+        return None
+    try:
+        path = _cache() / f"{_digest(compiler, dtype)}.so"
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            # Several processes may do this at the same time.
+            with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+                built = Path(folder) / path.name
+                command = [compiler, *FLAGS, f"-DREAL={REAL[dtype]}", "-o", built, SOURCE, "-lm"]
+                subprocess.run(command, check=True, capture_output=True, timeout=120)
+                built.replace(path)
+        loaded = ctypes.CDLL(str(path))
+        for name, signature in _SIGNATURES.items():
+            function = getattr(loaded, name)
+            kinds = signature.replace(" ", "")
+            function.argtypes = [{"i": _INT, "r": _REAL}.get(kind, _ARRAY) for kind in kinds]
+            function.restype = _INT if name == "find_edges" else None
+    except (OSError, subprocess.SubprocessError, AttributeError):
+        return None
+    return loaded
+
+
+def _cache() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "simgen"
+
+
+def _digest(compiler: str, dtype: torch.dtype) -> str:
+    """Checksum of everything that the machine code depends on."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        processor = next((line for line in lines if line.startswith(("flags", "Features"))), "")
+    except OSError:
+        processor = platform.processor()
+    parts = (SOURCE.read_text(), *FLAGS, REAL[dtype], compiler, platform.machine(), processor)
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Edges:
+    """Atoms sorted by element, and their neighbours; edges of an atom are adjacent.
+
+    Attributes
+    ----------
+    order, element : Tensor, shape (n_atoms,), int64
+        Place in the batch of each sorted atom, and the place of its element among the network's.
+    present : tuple of int
+        The elements that occur.
+    n_of_present : list of int
+        How many atoms of each.
+    column : Tensor, shape (n_atoms,), int64
+        Place of the element of each sorted atom among those that occur.
+    first : Tensor, shape (n_atoms + 1,), int64
+        First edge of each atom.
+    sender : Tensor, shape (n_edges,), int32
+        The sorted atom that it comes from.
+    distance, inverse : Tensor, shape (n_edges,)
+        Length, and what directions were multiplied by.
+    direction : Tensor, shape (n_edges, 3)
+    harmonics : Tensor, shape (n_edges, d)
+    """
+
+    order: Tensor
+    element: Tensor
+    present: tuple[int, ...]
+    n_of_present: list[int]
+    column: Tensor
+    first: Tensor
+    sender: Tensor
+    distance: Tensor
+    inverse: Tensor
+    direction: Tensor
+    harmonics: Tensor
+
+
+Gradients = tuple[Tensor, Tensor]
+"""With respect to distances, (n_edges,), and harmonics, (n_edges, d); pullbacks add to them."""
+
+
+class Geometry:
+    """Finds edges and takes gradients back to positions.
+
+    Parameters
+    ----------
+    code : ctypes.CDLL
+        What :func:`library` returns.
+    slopes : Tensor, shape (d, 3 d)
+        Of the harmonics (:func:`simgen.models.frozen.harmonic_slopes`).
+    n_elements : int
+        Elements of the network.
+    r_max, smallest, floor : float
+        Cutoff; distances below ``smallest`` count as that in radial functions, and directions are
+        not divided by less than ``floor``; angstrom.
+    """
+
+    def __init__(
+        self,
+        code: ctypes.CDLL,
+        slopes: Tensor,
+        n_elements: int,
+        r_max: float,
+        smallest: float,
+        floor: float,
+    ) -> None:
+        self._code = code
+        self._n_elements = n_elements
+        self._r_max, self._smallest, self._floor = r_max, smallest, floor
+        self._n_harmonics = len(slopes)
+        # Terms of the derivatives: harmonic, axis, the harmonic it is a multiple of, degree.
+        table = slopes.view(len(slopes), 3, len(slopes)).to(torch.float64)
+        found = torch.nonzero(table.permute(2, 1, 0))
+        degree = found[:, :1].double().sqrt().floor().long()
+        self._terms = torch.cat([found, degree], 1).to(torch.int32).contiguous()
+        self._values = table.permute(2, 1, 0)[tuple(found.T)].contiguous()
+
+    def __call__(self, positions: Tensor, element: Tensor, senders: Tensor) -> Edges:
+        """Find the neighbours among ``senders``, (n_atoms, n_slots), of atoms."""
+        (n_atoms, n_slots), d = senders.shape, self._n_harmonics
+        positions = positions.contiguous()
+        place, order, sorted_element = element.new_empty(3, n_atoms).unbind(0)
+        counts, first = element.new_empty(self._n_elements), element.new_empty(n_atoms + 1)
+        sender = element.new_empty(n_atoms * n_slots, dtype=torch.int32)
+        distance, inverse = positions.new_empty(2, n_atoms * n_slots).unbind(0)
+        direction = positions.new_empty(n_atoms * n_slots, 3)
+        harmonics = positions.new_empty(n_atoms * n_slots, d)
+        n_edges = self._code.find_edges(
+            *(n_atoms, n_slots, self._n_elements),
+            *(positions.data_ptr(), senders.data_ptr(), element.data_ptr()),
+            *(self._r_max, self._floor),
+            *(d, len(self._terms), self._terms.data_ptr(), self._values.data_ptr()),
+            *(place.data_ptr(), order.data_ptr(), sorted_element.data_ptr()),
+            *(counts.data_ptr(), first.data_ptr(), sender.data_ptr()),
+            *(distance.data_ptr(), inverse.data_ptr()),
+            *(direction.data_ptr(), harmonics.data_ptr()),
+        )
+        n_of_element = counts.tolist()
+        present = tuple(e for e, n in enumerate(n_of_element) if n)
+        rank = element.new_zeros(self._n_elements)
+        rank[list(present)] = torch.arange(len(present))
+        return Edges(
+            order=order,
+            element=sorted_element,
+            present=present,
+            n_of_present=[n for n in n_of_element if n],
+            column=rank[sorted_element],
+            first=first,
+            sender=sender[:n_edges],
+            distance=distance[:n_edges],
+            inverse=inverse[:n_edges],
+            direction=direction[:n_edges],
+            harmonics=harmonics[:n_edges],
+        )
+
+    def pullback(self, gradients: Gradients, edges: Edges) -> Tensor:
+        """Gradient with respect to the positions, (n_atoms, 3), in the order of the batch."""
+        by_distance, by_harmonics = gradients
+        gradient = by_distance.new_empty(len(edges.order), 3)
+        self._code.geometry_pullback(
+            *(len(edges.order), self._n_harmonics, len(self._terms)),
+            *(self._terms.data_ptr(), self._values.data_ptr()),
+            *(self._smallest, self._floor),
+            *(edges.order.data_ptr(), edges.first.data_ptr(), edges.sender.data_ptr()),
+            *(edges.distance.data_ptr(), edges.inverse.data_ptr()),
+            *(edges.direction.data_ptr(), edges.harmonics.data_ptr()),
+            *(by_distance.data_ptr(), by_harmonics.data_ptr(), gradient.data_ptr()),
+        )
+        return gradient
+
+
+class Splines:
+    """A :class:`~simgen.models.spline.RadialTable`, its functions padded with zeros to ``width``.
+
+    Parameters
+    ----------
+    code : ctypes.CDLL
+        What :func:`library` returns.
+    table : RadialTable
+        The table.
+    smallest : float
+        Shorter distances count as this one, angstrom.
+    """
+
+    def __init__(self, code: ctypes.CDLL, table: RadialTable, smallest: float) -> None:
+        self._code, self._table, self._smallest = code, table, smallest
+        lanes = LANES[table.coefficients.dtype]
+        self.width = -(-table.n_basis // lanes) * lanes
+        missing = self.width - table.n_basis
+        self._coefficients = torch.nn.functional.pad(table.coefficients, (0, missing)).contiguous()
+        self._pieces = table.pieces.contiguous()
+
+    def __call__(self, distances: Tensor) -> tuple[Tensor, Tensor]:
+        """Values and derivatives of the basis functions, both (n_edges, width)."""
+        phi, slope = distances.new_empty(2, len(distances), self.width).unbind(0)
+        table = self._table
+        self._code.splines(
+            *(len(distances), distances.data_ptr(), self._smallest, table.r_min, table.r_max),
+            *(table.n_intervals, self.width),
+            *(self._coefficients.data_ptr(), self._pieces.data_ptr()),
+            *(phi.data_ptr(), slope.data_ptr()),
+        )
+        return phi, slope
+
+
+class Products:
+    """Combinations of invariant polynomials of the atomic basis, weighted for each element.
+
+    Parameters
+    ----------
+    code : ctypes.CDLL
+        What :func:`library` returns.
+    polynomials : SparsePolynomials
+        The polynomials.
+    weights : Tensor, shape (n_elements, n_polynomials, n_channels)
+    """
+
+    def __init__(self, code: ctypes.CDLL, polynomials: SparsePolynomials, weights: Tensor) -> None:
+        self._code = code
+        self._weights = list(weights.contiguous())
+        self._values = _program(polynomials.values)
+        self._gradients = _program(polynomials.gradients)
+
+    def __call__(self, basis: Tensor, element: int, out: Tensor) -> None:
+        """Evaluate atoms of one element: basis (d, n_atoms, n_channels), out (n_atoms, ...)."""
+        (d, n_atoms, n_channels), weights = basis.shape, self._weights[element]
+        terms, values = self._values
+        self._code.products(
+            *(n_atoms, n_channels, d, len(weights)),
+            *(terms.data_ptr(), values.data_ptr(), basis.stride(0)),
+            *(basis.data_ptr(), weights.data_ptr(), out.data_ptr()),
+        )
+
+    def pullback(self, basis: Tensor, element: int, by_out: Tensor) -> Tensor:
+        """From the gradient with respect to the results to that with respect to the basis."""
+        (d, n_atoms, n_channels), weights = basis.shape, self._weights[element]
+        by_basis = basis.new_empty(d, n_atoms, n_channels)
+        terms, values = self._gradients
+        self._code.products_pullback(
+            *(n_atoms, n_channels, d, len(weights)),
+            *(terms.data_ptr(), values.data_ptr(), basis.stride(0)),
+            *(basis.data_ptr(), weights.data_ptr(), by_out.data_ptr()),
+            *(by_basis.stride(0), by_basis.data_ptr()),
+        )
+        return by_basis
+
+
+def _program(polynomials: list[dict[int, list[tuple[int, int, float]]]]) -> tuple[Tensor, Tensor]:
+    """Polynomials as ``fused.c`` reads them: integers, and coefficients."""
+    integers: list[int] = []
+    coefficients: list[float] = []
+    for groups in polynomials:
+        integers.append(len(groups))
+        for variable, terms in groups.items():
+            integers += [variable, len(terms)]
+            integers += [place for j, k, _ in terms for place in (j, k)]
+            coefficients += [coefficient for _, _, coefficient in terms]
+    return torch.tensor(integers, dtype=torch.int32), torch.tensor(
+        coefficients, dtype=torch.float64
+    )
+
+
+LayerPullback = Callable[[Tensor, Gradients], Tensor | None]
+"""From the gradient with respect to a layer's scalars, adding to those of the edges, to the gradient
+with respect to the scalars it got; the first layer got none."""
+
+
+class CompiledLayer:
+    """A layer that gets and gives scalars; the first gets none.
+
+    Parameters
+    ----------
+    code : ctypes.CDLL
+        What :func:`library` returns.
+    splines : Splines
+        Its radial functions.
+    products : Products
+        Its product basis.
+    linear : Tensor, shape (n_channels, n_channels)
+        What follows the products.
+    """
+
+    def __init__(
+        self, code: ctypes.CDLL, splines: Splines, products: Products, linear: Tensor
+    ) -> None:
+        self._code, self._splines, self._products = code, splines, products
+        self._linear, self._back = linear.contiguous(), linear.T.contiguous()
+
+    def _scalars(self, blocks: list[Tensor], edges: Edges) -> Tensor:
+        """Products and linear map of the atomic basis, which comes in a block for each element."""
+        out = blocks[0].new_empty(len(edges.order), blocks[0].shape[2])
+        parts = torch.split(out, edges.n_of_present)
+        for block, element, part in zip(blocks, edges.present, parts, strict=True):
+            self._products(block, element, part)
+        return out @ self._linear
+
+    def _by_blocks(self, by_scalars: Tensor, blocks: list[Tensor], edges: Edges) -> list[Tensor]:
+        """Gradient with respect to each block of the atomic basis."""
+        parts = torch.split(by_scalars @ self._back, edges.n_of_present)
+        return [
+            self._products.pullback(block, element, part)
+            for block, element, part in zip(blocks, edges.present, parts, strict=True)
+        ]
+
+
+class FirstLayer(CompiledLayer):
+    """The first layer, with moments; see :mod:`simgen.models.frozen`.
+
+    Parameters
+    ----------
+    weights : callable
+        The V of each element that is present, each (d, n_present * n_basis, n_channels).
+    n_basis : int
+        Radial basis functions.
+    kept : Tensor, shape (n_elements, n_channels), optional
+        What is added to the scalars of an element.
+    """
+
+    def __init__(
+        self,
+        code: ctypes.CDLL,
+        splines: Splines,
+        products: Products,
+        linear: Tensor,
+        weights: Callable[[tuple[int, ...]], list[Tensor]],
+        n_basis: int,
+        kept: Tensor | None,
+    ) -> None:
+        super().__init__(code, splines, products, linear)
+        self._weights, self._n_basis, self._kept = weights, n_basis, kept
+
+    def __call__(self, scalars: Tensor | None, edges: Edges) -> tuple[Tensor, LayerPullback]:
+        """Evaluate the layer; returns the scalars, (n_atoms, n_channels), of sorted atoms."""
+        (phi, slope), d = self._splines(edges.distance), edges.harmonics.shape[1]
+        n_atoms, n_present, width = len(edges.order), len(edges.present), self._splines.width
+        sizes = (n_atoms, d, n_present, self._n_basis, width)
+        graph = (edges.first.data_ptr(), edges.sender.data_ptr(), edges.column.data_ptr())
+        values = (edges.harmonics.data_ptr(), phi.data_ptr())
+        moments = phi.new_empty(d, n_atoms, n_present * self._n_basis)
+        local = phi.new_empty(d, n_present, width)
+        self._code.moments(*sizes, *graph, *values, local.data_ptr(), moments.data_ptr())
+        weights = self._weights(edges.present)
+        parts = torch.split(moments, edges.n_of_present, 1)
+        blocks = [torch.bmm(part, w) for part, w in zip(parts, weights, strict=True)]
+        new = self._scalars(blocks, edges)
+        if self._kept is not None:
+            new = new + self._kept[edges.element]
+
+        def pullback(by_new: Tensor, gradients: Gradients) -> None:
+            by_blocks = self._by_blocks(by_new, blocks, edges)
+            back = [torch.bmm(g, w.mT) for g, w in zip(by_blocks, weights, strict=True)]
+            by_moments = torch.cat(back, 1)
+            by_distance, by_harmonics = gradients
+            self._code.moments_pullback(
+                *(*sizes, *graph, *values, slope.data_ptr()),
+                *(by_moments.data_ptr(), local.data_ptr()),
+                *(by_distance.data_ptr(), by_harmonics.data_ptr()),
+            )
+
+        return new, pullback
+
+
+class ScalarLayer(CompiledLayer):
+    """Any other layer, with messages made of scalars; see :mod:`simgen.models.frozen`.
+
+    Parameters
+    ----------
+    up : Tensor, shape (n_channels, n_channels)
+        Maps what is sent.
+    mixing : Tensor, shape (n_basis, (l_max + 1) * n_channels)
+        Makes the radial functions of the basis functions.
+    mix : list of Tensor, shape (n_channels, n_channels)
+        Maps the messages of each degree.
+    skip : Tensor, shape (n_elements, n_channels, n_channels)
+        Maps the scalars that are kept.
+    """
+
+    def __init__(
+        self,
+        code: ctypes.CDLL,
+        splines: Splines,
+        products: Products,
+        linear: Tensor,
+        up: Tensor,
+        mixing: Tensor,
+        mix: list[Tensor],
+        skip: Tensor,
+    ) -> None:
+        super().__init__(code, splines, products, linear)
+        self._up, self._skip = up, skip
+        self._mixing = torch.nn.functional.pad(mixing, (0, 0, 0, splines.width - len(mixing)))
+        self._mix = torch.stack(
+            [w for ell, w in enumerate(mix) for _ in range(2 * ell + 1)]
+        ).contiguous()
+        self._n_degrees = len(mix)
+
+    def __call__(self, scalars: Tensor | None, edges: Edges) -> tuple[Tensor, LayerPullback]:
+        """Evaluate the layer; takes and returns scalars, (n_atoms, n_channels), of sorted atoms."""
+        assert scalars is not None
+        (phi, slope), d = self._splines(edges.distance), edges.harmonics.shape[1]
+        n_atoms, n_channels = scalars.shape
+        sent, radial = scalars @ self._up, phi @ self._mixing
+        arguments = (
+            *(n_atoms, n_channels, self._n_degrees),
+            *(edges.first.data_ptr(), edges.sender.data_ptr()),
+            *(edges.harmonics.data_ptr(), radial.data_ptr(), sent.data_ptr()),
+        )
+        messages = scalars.new_empty(d, n_atoms, n_channels)
+        self._code.messages(*arguments, messages.data_ptr())
+        basis = torch.bmm(messages, self._mix)
+        blocks = list(torch.split(basis, edges.n_of_present, 1))
+        skips = [self._skip[element] for element in edges.present]
+        kept = torch.split(scalars, edges.n_of_present)
+        new = self._scalars(blocks, edges)
+        new += torch.cat([x @ w for x, w in zip(kept, skips, strict=True)])
+
+        def pullback(by_new: Tensor, gradients: Gradients) -> Tensor:
+            by_basis = torch.cat(self._by_blocks(by_new, blocks, edges), 1)
+            by_messages = torch.bmm(by_basis, self._mix.mT)
+            by_radial, by_sent = torch.empty_like(radial), torch.zeros_like(sent)
+            by_distance, by_harmonics = gradients
+            self._code.messages_pullback(
+                *(*arguments, by_messages.data_ptr()),
+                *(by_radial.data_ptr(), by_sent.data_ptr(), by_harmonics.data_ptr()),
+            )
+            by_phi = by_radial @ self._mixing.T
+            self._code.along_edges(
+                *(len(phi), phi.shape[1], by_phi.data_ptr()),
+                *(slope.data_ptr(), by_distance.data_ptr()),
+            )
+            parts = torch.split(by_new, edges.n_of_present)
+            by_kept = torch.cat([g @ w.T for g, w in zip(parts, skips, strict=True)])
+            return by_kept.addmm_(by_sent, self._up.T)
+
+        return new, pullback
+
+
+class CompiledNetwork:
+    """Invariants of all layers with the transpose of their Jacobian.
+
+    Parameters
+    ----------
+    geometry : Geometry
+        Finds the edges.
+    layers : sequence of CompiledLayer
+        The layers in order, the first a :class:`FirstLayer`.
+    """
+
+    def __init__(self, geometry: Geometry, layers: Sequence[FirstLayer | ScalarLayer]) -> None:
+        self._geometry, self._layers = geometry, layers
+
+    def __call__(
+        self, positions: Tensor, element: Tensor, senders: Tensor
+    ) -> tuple[Edges, list[Tensor], Callable[[list[Tensor]], Tensor]]:
+        """Evaluate: invariants of each layer, (n_atoms, n_channels), sorted, and their pullback.
+
+        Parameters
+        ----------
+        positions : Tensor, shape (n_atoms, 3)
+            In angstrom.
+        element : Tensor, shape (n_atoms,), int64
+            Place of the element of each atom among those of the network.
+        senders : Tensor, shape (n_atoms, n_slots), int64
+            As :class:`simgen.graph.Chunk` has them.
+        """
+        edges = self._geometry(positions, element, senders)
+        invariants: list[Tensor] = []
+        pullbacks: list[LayerPullback] = []
+        scalars: Tensor | None = None
+        for layer in self._layers:
+            scalars, layer_pullback = layer(scalars, edges)
+            invariants.append(scalars)
+            pullbacks.append(layer_pullback)
+
+        def pullback(by_invariants: list[Tensor]) -> Tensor:
+            gradients = (torch.zeros_like(edges.distance), torch.zeros_like(edges.harmonics))
+            by_scalars: Tensor | None = None
+            for layer_pullback, by_invariant in zip(
+                reversed(pullbacks), reversed(by_invariants), strict=True
+            ):
+                total = by_invariant if by_scalars is None else by_scalars + by_invariant
+                by_scalars = layer_pullback(total.contiguous(), gradients)
+            return self._geometry.pullback(gradients, edges)
+
+        return edges, invariants, pullback

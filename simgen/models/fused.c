@@ -1,0 +1,378 @@
+/* Loops of a frozen force field between its matrix products: see frozen.py for the equations and
+ * compiled.py for who calls this. Compiled once for float and once for double (REAL).
+ *
+ * Atoms are sorted by element; edges of an atom are adjacent, and first[i] is the first of atom i.
+ * No sum runs over atoms of different molecules, so that a molecule is the same in any batch.
+ */
+
+#include <math.h>
+#include <stdint.h>
+#include <string.h>
+
+/* A vector register; rows of this many numbers are what the inner loops work on. */
+typedef REAL vec __attribute__((vector_size(32)));
+typedef REAL loose __attribute__((vector_size(32), aligned(sizeof(REAL)), may_alias));
+enum { LANES = 32 / sizeof(REAL), BLOCK = 4 * LANES };
+enum { MAX_HARMONICS = 16 };
+
+static inline vec load(const REAL *p) { return *(const loose *)p; }
+static inline void store(REAL *p, vec v) { *(loose *)p = v; }
+static inline vec all(REAL x) { return x - (vec){0}; }
+
+static inline REAL total(vec v)
+{
+    REAL sum = 0;
+    for (int k = 0; k < LANES; k++) sum += v[k];
+    return sum;
+}
+
+/* Sort atoms by element (a place among those of the network) and list the neighbours of each.
+ *
+ * positions: (n_atoms, 3), senders: (n_atoms, n_slots), the atom itself in slots left over.
+ * Out: order and sorted elements (n_atoms), counts of the elements, first (n_atoms + 1); of each
+ * edge the sender, its distance, the inverse of it or of floor where it is shorter, direction (3),
+ * and harmonics: Y_i is the sum of value * x_axis Y_j / l over the terms of i (Euler's theorem).
+ * Returns the number of edges. */
+int64_t find_edges(int64_t n_atoms, int64_t n_slots, int64_t n_elements, const REAL *positions,
+                   const int64_t *senders, const int64_t *element, double r_max, double floor,
+                   int64_t n_harmonics, int64_t n_terms, const int32_t *terms, const double *values,
+                   int64_t *place, int64_t *order, int64_t *sorted, int64_t *counts,
+                   int64_t *first, int32_t *sender, REAL *distance, REAL *inverse, REAL *direction,
+                   REAL *harmonics)
+{
+    memset(counts, 0, n_elements * sizeof *counts);
+    for (int64_t i = 0; i < n_atoms; i++) counts[element[i]]++;
+    int64_t n = 0;
+    for (int64_t e = 0; e < n_elements; e++)
+        if (counts[e])
+            for (int64_t i = 0; i < n_atoms; i++)
+                if (element[i] == e) {
+                    place[i] = n;
+                    sorted[n] = e;
+                    order[n++] = i;
+                }
+    int64_t edge = 0;
+    for (int64_t row = 0; row < n_atoms; row++) {
+        const int64_t i = order[row];
+        const REAL *x = positions + 3 * i;
+        first[row] = edge;
+        for (int64_t s = 0; s < n_slots; s++) {
+            const int64_t j = senders[i * n_slots + s];
+            const REAL *y = positions + 3 * j;
+            const REAL v[3] = {x[0] - y[0], x[1] - y[1], x[2] - y[2]};
+            const REAL r = sqrt(v[0] * v[0] + v[1] * v[1] + v[2] * v[2]);
+            if (j == i || !(r < (REAL)r_max)) continue;
+            const REAL over = 1 / (r > (REAL)floor ? r : (REAL)floor);
+            REAL *u = direction + 3 * edge, *h = harmonics + n_harmonics * edge;
+            for (int a = 0; a < 3; a++) u[a] = v[a] * over;
+            memset(h, 0, n_harmonics * sizeof *h);
+            h[0] = 1;
+            for (int64_t t = 0; t < n_terms; t++)
+                h[terms[4 * t]] += (REAL)(values[t] / terms[4 * t + 3]) * u[terms[4 * t + 1]]
+                                   * h[terms[4 * t + 2]];
+            sender[edge] = (int32_t)place[j];
+            distance[edge] = r;
+            inverse[edge] = over;
+            edge++;
+        }
+    }
+    first[n_atoms] = edge;
+    return edge;
+}
+
+/* Splines of degree 7 (RadialTable) and their derivatives, both (n_edges, width), the width a
+ * multiple of LANES; coefficients (n_intervals + 7, width), pieces (8, 16). */
+void splines(int64_t n_edges, const REAL *distance, double smallest, double r_min, double r_max,
+             int64_t n_intervals, int64_t width, const REAL *coefficients, const REAL *pieces,
+             REAL *phi, REAL *slope)
+{
+    const REAL scale = (REAL)(n_intervals / (r_max - r_min));
+    for (int64_t e = 0; e < n_edges; e++) {
+        const REAL r = distance[e] > (REAL)smallest ? distance[e] : (REAL)smallest;
+        const REAL at = (r - (REAL)r_min) * scale;
+        int64_t interval = (int64_t)at;
+        if (interval < 0) interval = 0;
+        if (interval > n_intervals - 1) interval = n_intervals - 1;
+        const REAL t = at - interval;
+        REAL weight[16];
+        for (int k = 0; k < 16; k++) weight[k] = pieces[7 * 16 + k];
+        for (int p = 6; p >= 0; p--)
+            for (int k = 0; k < 16; k++) weight[k] = weight[k] * t + pieces[p * 16 + k];
+        const REAL *c = coefficients + interval * width;
+        for (int64_t q = 0; q < width; q += LANES) {
+            vec value = {0}, derivative = {0};
+            for (int k = 0; k < 8; k++) {
+                const vec row = load(c + k * width + q);
+                value += weight[k] * row;
+                derivative += weight[8 + k] * row;
+            }
+            store(phi + e * width + q, value);
+            store(slope + e * width + q, derivative);
+        }
+    }
+}
+
+/* T_i,lm,zq = sum_j Y_lm phi_q: (n_harmonics, n_atoms, n_present * n_basis); column[j] is the
+ * place of the element of atom j among those present; local: (n_harmonics, n_present, width). */
+void moments(int64_t n_atoms, int64_t n_harmonics, int64_t n_present, int64_t n_basis,
+             int64_t width, const int64_t *first, const int32_t *sender, const int64_t *column,
+             const REAL *harmonics, const REAL *phi, REAL *local, REAL *out)
+{
+    const int64_t n_columns = n_present * n_basis, row = n_present * width;
+    for (int64_t i = 0; i < n_atoms; i++) {
+        memset(local, 0, n_harmonics * row * sizeof *local);
+        for (int64_t e = first[i]; e < first[i + 1]; e++) {
+            REAL *t = local + column[sender[e]] * width;
+            const REAL *h = harmonics + e * n_harmonics, *f = phi + e * width;
+            for (int64_t q = 0; q < width; q += LANES) {
+                const vec v = load(f + q);
+                for (int64_t m = 0; m < n_harmonics; m++)
+                    store(t + m * row + q, load(t + m * row + q) + h[m] * v);
+            }
+        }
+        for (int64_t m = 0; m < n_harmonics; m++)
+            for (int64_t z = 0; z < n_present; z++)
+                memcpy(out + (m * n_atoms + i) * n_columns + z * n_basis,
+                       local + m * row + z * width, n_basis * sizeof *out);
+    }
+}
+
+/* From the gradient with respect to the moments to those with respect to distances, (n_edges), and
+ * harmonics, (n_edges, n_harmonics); both are added to. */
+void moments_pullback(int64_t n_atoms, int64_t n_harmonics, int64_t n_present, int64_t n_basis,
+                      int64_t width, const int64_t *first, const int32_t *sender,
+                      const int64_t *column, const REAL *harmonics, const REAL *phi,
+                      const REAL *slope, const REAL *by_moments, REAL *local, REAL *by_distance,
+                      REAL *by_harmonics)
+{
+    const int64_t n_columns = n_present * n_basis, row = n_present * width;
+    memset(local, 0, n_harmonics * row * sizeof *local);
+    for (int64_t i = 0; i < n_atoms; i++) {
+        for (int64_t m = 0; m < n_harmonics; m++)
+            for (int64_t z = 0; z < n_present; z++)
+                memcpy(local + m * row + z * width,
+                       by_moments + (m * n_atoms + i) * n_columns + z * n_basis,
+                       n_basis * sizeof *local);
+        for (int64_t e = first[i]; e < first[i + 1]; e++) {
+            const REAL *t = local + column[sender[e]] * width;
+            const REAL *h = harmonics + e * n_harmonics;
+            const REAL *f = phi + e * width, *d = slope + e * width;
+            vec along = {0}, by_h[MAX_HARMONICS] = {{0}};
+            for (int64_t q = 0; q < width; q += LANES) {
+                const vec v = load(f + q);
+                vec by_phi = {0};
+                for (int64_t m = 0; m < n_harmonics; m++) {
+                    const vec g = load(t + m * row + q);
+                    by_phi += h[m] * g;
+                    by_h[m] += v * g;
+                }
+                along += by_phi * load(d + q);
+            }
+            by_distance[e] += total(along);
+            for (int64_t m = 0; m < n_harmonics; m++)
+                by_harmonics[e * n_harmonics + m] += total(by_h[m]);
+        }
+    }
+}
+
+/* M_i,lm = sum_j Y_lm R_l h_j: (n_harmonics, n_atoms, n_channels), from radial functions
+ * (n_edges, n_degrees, n_channels) and scalars sent, (n_atoms, n_channels). */
+void messages(int64_t n_atoms, int64_t n_channels, int64_t n_degrees, const int64_t *first,
+              const int32_t *sender, const REAL *harmonics, const REAL *radial, const REAL *sent,
+              REAL *out)
+{
+    const int64_t n_harmonics = n_degrees * n_degrees;
+    memset(out, 0, n_harmonics * n_atoms * n_channels * sizeof *out);
+    for (int64_t i = 0; i < n_atoms; i++)
+        for (int64_t e = first[i]; e < first[i + 1]; e++) {
+            const REAL *s = sent + sender[e] * n_channels, *h = harmonics + e * n_harmonics;
+            for (int64_t l = 0, m = 0; l < n_degrees; l++) {
+                const REAL *r = radial + (e * n_degrees + l) * n_channels;
+                for (; m < (l + 1) * (l + 1); m++) {
+                    REAL *o = out + (m * n_atoms + i) * n_channels;
+                    for (int64_t c = 0; c < n_channels; c++) o[c] += h[m] * r[c] * s[c];
+                }
+            }
+        }
+}
+
+/* From the gradient with respect to the messages to those with respect to radial functions, what
+ * is sent (added to), and harmonics (added to). */
+void messages_pullback(int64_t n_atoms, int64_t n_channels, int64_t n_degrees,
+                       const int64_t *first, const int32_t *sender, const REAL *harmonics,
+                       const REAL *radial, const REAL *sent, const REAL *by_messages,
+                       REAL *by_radial, REAL *by_sent, REAL *by_harmonics)
+{
+    const int64_t n_harmonics = n_degrees * n_degrees, n_whole = n_channels / LANES * LANES;
+    for (int64_t i = 0; i < n_atoms; i++)
+        for (int64_t e = first[i]; e < first[i + 1]; e++) {
+            const REAL *s = sent + sender[e] * n_channels, *h = harmonics + e * n_harmonics;
+            REAL *by_s = by_sent + sender[e] * n_channels, *by_h = by_harmonics + e * n_harmonics;
+            for (int64_t l = 0; l < n_degrees; l++) {
+                const REAL *r = radial + (e * n_degrees + l) * n_channels;
+                REAL *by_r = by_radial + (e * n_degrees + l) * n_channels;
+                const int64_t begin = l * l, end = (l + 1) * (l + 1);
+                vec sums[7] = {{0}};
+                for (int64_t c = 0; c < n_whole; c += LANES) {
+                    const vec rc = load(r + c), sc = load(s + c), both = rc * sc;
+                    vec turned = {0};
+                    for (int64_t m = begin; m < end; m++) {
+                        const vec g = load(by_messages + (m * n_atoms + i) * n_channels + c);
+                        turned += h[m] * g;
+                        sums[m - begin] += both * g;
+                    }
+                    store(by_r + c, turned * sc);
+                    store(by_s + c, load(by_s + c) + turned * rc);
+                }
+                for (int64_t m = begin; m < end; m++) by_h[m] += total(sums[m - begin]);
+                for (int64_t c = n_whole; c < n_channels; c++) {
+                    REAL turned = 0;
+                    for (int64_t m = begin; m < end; m++) {
+                        const REAL g = by_messages[(m * n_atoms + i) * n_channels + c];
+                        turned += h[m] * g;
+                        by_h[m] += r[c] * s[c] * g;
+                    }
+                    by_r[c] = turned * s[c];
+                    by_s[c] += turned * r[c];
+                }
+            }
+        }
+}
+
+/* From the gradient with respect to radial basis functions to that with respect to distances, which
+ * is added to; both by_phi and slope are (n_edges, width). */
+void along_edges(int64_t n_edges, int64_t width, const REAL *by_phi, const REAL *slope,
+                 REAL *by_distance)
+{
+    for (int64_t e = 0; e < n_edges; e++) {
+        vec sum = {0};
+        for (int64_t q = e * width; q < (e + 1) * width; q += LANES)
+            sum += load(by_phi + q) * load(slope + q);
+        by_distance[e] += total(sum);
+    }
+}
+
+/* Gradient with respect to the positions, (n_atoms, 3), in the order of the batch; see
+ * _Geometry.pullback. */
+void geometry_pullback(int64_t n_atoms, int64_t n_harmonics, int64_t n_terms, const int32_t *terms,
+                       const double *values, double smallest, double floor, const int64_t *order,
+                       const int64_t *first, const int32_t *sender, const REAL *distance,
+                       const REAL *inverse, const REAL *direction, const REAL *harmonics,
+                       const REAL *by_distance, const REAL *by_harmonics, REAL *gradient)
+{
+    memset(gradient, 0, 3 * n_atoms * sizeof *gradient);
+    for (int64_t i = 0; i < n_atoms; i++) {
+        REAL *to = gradient + 3 * order[i];
+        for (int64_t e = first[i]; e < first[i + 1]; e++) {
+            const REAL *u = direction + 3 * e, *h = harmonics + n_harmonics * e;
+            const REAL *by_h = by_harmonics + n_harmonics * e;
+            REAL by_u[3] = {0}, along = 0;
+            for (int64_t t = 0; t < n_terms; t++)
+                by_u[terms[4 * t + 1]] += (REAL)values[t] * h[terms[4 * t + 2]] * by_h[terms[4 * t]];
+            if (distance[e] >= (REAL)floor)
+                along = (by_u[0] * u[0] + by_u[1] * u[1] + by_u[2] * u[2]) * inverse[e];
+            const REAL radial = (distance[e] >= (REAL)smallest ? by_distance[e] : 0) - along;
+            REAL *from = gradient + 3 * order[sender[e]];
+            for (int a = 0; a < 3; a++) {
+                const REAL g = by_u[a] * inverse[e] + u[a] * radial;
+                to[a] += g;
+                from[a] -= g;
+            }
+        }
+    }
+}
+
+/* Polynomials are lists of integers: for each of them a number of groups; for each group its
+ * variable a, a number of terms, and the two other variables of each term. A group with its
+ * coefficients, in a list of their own, stands for x_a sum_jk c_jk x_j x_k in a value, for
+ * d / d x_a = sum_jk c_jk x_j x_k in a gradient. The last variable is the constant 1. */
+
+static inline void sum_of_products(const vec (*x)[4], const int32_t **terms, const double **values,
+                                   vec sum[4])
+{
+    const int32_t *t = *terms;
+    const double *v = *values;
+    const int32_t n = *t++;
+    vec s0 = {0}, s1 = {0}, s2 = {0}, s3 = {0};
+    for (int32_t k = 0; k < n; k++, t += 2) {
+        const vec c = all((REAL)*v++);
+        const vec *a = x[t[0]], *b = x[t[1]];
+        s0 += c * a[0] * b[0];
+        s1 += c * a[1] * b[1];
+        s2 += c * a[2] * b[2];
+        s3 += c * a[3] * b[3];
+    }
+    sum[0] = s0, sum[1] = s1, sum[2] = s2, sum[3] = s3;
+    *terms = t;
+    *values = v;
+}
+
+static inline void fetch(int64_t n_variables, int64_t stride, int64_t n, const REAL *from,
+                         vec (*x)[4])
+{
+    for (int64_t a = 0; a < n_variables; a++) {
+        if (n < BLOCK) memset(x[a], 0, sizeof x[a]);
+        memcpy(x[a], from + a * stride, n * sizeof(REAL));
+    }
+}
+
+/* sum_r weights_r P_r(x) of n_atoms of one element: x (n_variables, n_atoms, n_channels) with a
+ * stride between variables, weights (n_polynomials, n_channels), out (n_atoms, n_channels). */
+void products(int64_t n_atoms, int64_t n_channels, int64_t n_variables, int64_t n_polynomials,
+              const int32_t *terms, const double *values, int64_t stride, const REAL *columns,
+              const REAL *weights, REAL *out)
+{
+    vec x[MAX_HARMONICS + 1][4];
+    for (int k = 0; k < 4; k++) x[n_variables][k] = all(1);
+    for (int64_t i = 0; i < n_atoms; i++)
+        for (int64_t c = 0; c < n_channels; c += BLOCK) {
+            const int64_t n = n_channels - c < BLOCK ? n_channels - c : BLOCK;
+            const int32_t *t = terms;
+            const double *v = values;
+            vec result[4] = {{0}};
+            fetch(n_variables, stride, n, columns + i * n_channels + c, x);
+            for (int64_t r = 0; r < n_polynomials; r++) {
+                vec value[4] = {{0}}, part[4], w[4] = {{0}};
+                for (int32_t groups = *t++; groups > 0; groups--) {
+                    const vec *a = x[*t++];
+                    sum_of_products(x, &t, &v, part);
+                    for (int k = 0; k < 4; k++) value[k] += a[k] * part[k];
+                }
+                memcpy(w, weights + r * n_channels + c, n * sizeof(REAL));
+                for (int k = 0; k < 4; k++) result[k] += w[k] * value[k];
+            }
+            memcpy(out + i * n_channels + c, result, n * sizeof(REAL));
+        }
+}
+
+/* Gradient of the sum over atoms of by_out times products, like x. */
+void products_pullback(int64_t n_atoms, int64_t n_channels, int64_t n_variables,
+                       int64_t n_polynomials, const int32_t *terms, const double *values,
+                       int64_t stride, const REAL *columns, const REAL *weights,
+                       const REAL *by_out, int64_t out_stride, REAL *by_columns)
+{
+    vec x[MAX_HARMONICS + 1][4], by_x[MAX_HARMONICS][4];
+    for (int k = 0; k < 4; k++) x[n_variables][k] = all(1);
+    for (int64_t i = 0; i < n_atoms; i++)
+        for (int64_t c = 0; c < n_channels; c += BLOCK) {
+            const int64_t n = n_channels - c < BLOCK ? n_channels - c : BLOCK;
+            const int32_t *t = terms;
+            const double *v = values;
+            vec by[4] = {{0}};
+            fetch(n_variables, stride, n, columns + i * n_channels + c, x);
+            memcpy(by, by_out + i * n_channels + c, n * sizeof(REAL));
+            memset(by_x, 0, n_variables * sizeof *by_x);
+            for (int64_t r = 0; r < n_polynomials; r++) {
+                vec part[4], w[4] = {{0}};
+                memcpy(w, weights + r * n_channels + c, n * sizeof(REAL));
+                for (int k = 0; k < 4; k++) w[k] *= by[k];
+                for (int32_t groups = *t++; groups > 0; groups--) {
+                    vec *g = by_x[*t++];
+                    sum_of_products(x, &t, &v, part);
+                    for (int k = 0; k < 4; k++) g[k] += w[k] * part[k];
+                }
+            }
+            for (int64_t a = 0; a < n_variables; a++)
+                memcpy(by_columns + a * out_stride + i * n_channels + c, by_x[a], n * sizeof(REAL));
+        }
+}
