@@ -16,7 +16,7 @@ from torch import Tensor
 
 from simgen.elements import COVALENT_RADII, SYMBOLS
 from simgen.errors import ConfigError
-from simgen.graph import components, edge_vectors, molecule_pairs
+from simgen.graph import Layout, components, edge_vectors, molecule_pairs
 from simgen.molecules import MoleculeBatch
 
 BOND_REACH = 1.2
@@ -29,6 +29,8 @@ FIRM_STRENGTH = 3.0
 """The same where fragments meet atoms that do not move: all of the way is the mobile ones'."""
 ONSET = 0.5
 """Noise level in angstrom; far above it fragments come and go, too early to be joined."""
+SMALLEST_SQUARE = 1e-12
+"""angstrom^2; two atoms closer than its root coincide."""
 
 
 class Cohesion:
@@ -56,21 +58,77 @@ class Cohesion:
         self.strength = strength
         self.onset = onset
         self.closed = tuple(closed)
+        self._layout = Layout()
 
     def log_prob(self, batch: MoleculeBatch, sigma: float) -> Tensor:
         """Log-density of each molecule, shape (n_molecules,)."""
-        weight = self.strength * math.exp(-((sigma / self.onset) ** 2))
         pairs = molecule_pairs(batch)
         label, distances = _fragments(batch, pairs)
         own, other = label[pairs[1]], label[pairs[0]]
         apart = own != other
         if self.closed:
-            shut = torch.isin(batch.local_idx, torch.tensor(self.closed, device=own.device))
+            shut = self._shut(batch)
             apart = apart & ~shut[pairs[0]] & ~shut[pairs[1]]
         # Each fragment is known by the first of its atoms.
         gaps = distances.new_full((batch.n_atoms,), math.inf)
         gaps = gaps.scatter_reduce(0, own[apart], distances[apart], "amin")
-        return -weight * batch.sum_per_molecule(torch.where(torch.isfinite(gaps), gaps, 0.0))
+        gaps = torch.where(torch.isfinite(gaps), gaps, 0.0)
+        return -self._weight(sigma) * batch.sum_per_molecule(gaps)
+
+    def score(self, batch: MoleculeBatch, sigma: float) -> Tensor:
+        """Gradient of the log-density, shape (n_atoms, 3), 1/angstrom."""
+        chunks = self._layout.chunks(batch)
+        parts = [self._score(chunk.of(batch), chunk.senders) for chunk in chunks]
+        return self._weight(sigma) * torch.cat(parts)
+
+    def _score(self, batch: MoleculeBatch, senders: Tensor) -> Tensor:
+        """The score for a weight of 1; ``senders`` as :class:`simgen.graph.Chunk` has them."""
+        positions = batch.positions
+        vectors = positions[:, None] - positions[senders]
+        distances = vectors.square().sum(2).clamp(min=SMALLEST_SQUARE).sqrt()
+        radius = _radii(positions.dtype, positions.device)[batch.atomic_numbers]
+        bonded = distances < BOND_REACH * (radius[senders] + radius[:, None])
+        label = _spread_labels(senders, bonded)
+        score = torch.zeros_like(positions)
+        atoms = torch.arange(batch.n_atoms, device=label.device)
+        if int((label == atoms).sum()) == batch.n_molecules:
+            return score
+        apart = label[senders] != label[:, None]
+        if self.closed:
+            shut = self._shut(batch)
+            apart = apart & ~shut[senders] & ~shut[:, None]
+        apart_by = torch.where(apart, distances, math.inf)
+        gaps = distances.new_full((batch.n_atoms,), math.inf)
+        gaps = gaps.scatter_reduce(0, label, apart_by.amin(1), "amin")
+        receiver, slot = torch.nonzero(apart & (apart_by == gaps[label][:, None]), as_tuple=True)
+        sender, fragment = senders[receiver, slot], label[receiver]
+        # Equal gaps of a fragment share its pull.
+        share = 1.0 / (distances[receiver, slot] * torch.bincount(fragment)[fragment])
+        pull = share[:, None] * vectors[receiver, slot]
+        return score.index_add_(0, sender, pull).index_add_(0, receiver, pull, alpha=-1.0)
+
+    def _weight(self, sigma: float) -> float:
+        return self.strength * math.exp(-((sigma / self.onset) ** 2))
+
+    def _shut(self, batch: MoleculeBatch) -> Tensor:
+        """Whether no gap is measured to or from an atom, shape (n_atoms,)."""
+        closed = torch.tensor(self.closed, device=batch.positions.device)
+        return torch.isin(batch.local_idx, closed)
+
+
+def _spread_labels(senders: Tensor, bonded: Tensor) -> Tensor:
+    """First atom of the fragment of each atom, like :func:`components`; both (n_atoms, n_slots)."""
+    label = torch.arange(len(senders), device=senders.device)
+    if not senders.numel():
+        return label
+    # An atom without a bond in a slot sees itself there.
+    seen = torch.where(bonded, senders, label[:, None])
+    while True:
+        spread = torch.minimum(label, label[seen].amin(1))
+        spread = spread[spread]
+        if torch.equal(spread, label):
+            return label
+        label = spread
 
 
 def n_fragments(batch: MoleculeBatch) -> Tensor:
@@ -85,7 +143,7 @@ def _fragments(batch: MoleculeBatch, pairs: Tensor) -> tuple[Tensor, Tensor]:
     positions = batch.positions
     radius = _radii(positions.dtype, positions.device)[batch.atomic_numbers]
     # Coinciding atoms know no direction; this way their gradient is finite.
-    distances = edge_vectors(positions, pairs).square().sum(1).clamp(min=1e-12).sqrt()
+    distances = edge_vectors(positions, pairs).square().sum(1).clamp(min=SMALLEST_SQUARE).sqrt()
     bonded = distances.detach() < BOND_REACH * (radius[pairs[0]] + radius[pairs[1]])
     return components(batch.n_atoms, pairs[:, bonded]), distances
 

@@ -115,7 +115,7 @@ class Scaffold:
         Chem.Kekulize(mol, clearAromaticFlags=True)
         for atom in mol.GetAtoms():
             atom.SetIntProp(SCAFFOLD_INDEX, atom.GetIdx())
-        _check(mol, name)
+        _check(mol, sites, name)
         fragments = Chem.GetMolFrags(mol)
         linking = len(fragments) > 1
         if grow_at is None and linking:
@@ -144,12 +144,21 @@ class Scaffold:
         InputError
             As :meth:`from_mol`.
         """
+        return cls.from_files([path], grow_at)
+
+    @classmethod
+    def from_files(
+        cls, paths: Sequence[str | Path], grow_at: Sequence[int] | str | None = None
+    ) -> Scaffold:
+        """Read a scaffold from several files (:meth:`from_file`), atoms counted through."""
         whole = Chem.Mol()
-        for record in read_molecules(path):
-            if record.error is not None:
-                raise InputError(f"line {record.line} of {path}: {record.error}")
-            whole = Chem.CombineMols(whole, _with_bonds(record))
-        return cls.from_mol(whole, grow_at, name=f"scaffold {path}")
+        for path in paths:
+            for record in read_molecules(path):
+                if record.error is not None:
+                    raise InputError(f"line {record.line} of {path}: {record.error}")
+                whole = Chem.CombineMols(whole, _with_bonds(record))
+        names = ", ".join(str(path) for path in paths)
+        return cls.from_mol(whole, grow_at, name=f"scaffold {names}")
 
     # -- what it is -------------------------------------------------------------------------------
 
@@ -440,6 +449,12 @@ def common_core(mols: Sequence[Chem.Mol], *, pattern: str | None = None) -> Scaf
     return Scaffold.from_mol(cut, [new_index[core[k]] for k in sorted(varied)], name="core")
 
 
+def added_atoms(mols: Sequence[Chem.Mol], core: Scaffold) -> tuple[int, int]:
+    """Fewest and most heavy atoms that the molecules of a series have beside their core."""
+    added = [mol.GetNumHeavyAtoms() - len(core.heavy) for mol in mols]
+    return max(1, min(added)), max(1, *added)
+
+
 # --- reading what is given ---------------------------------------------------------------------
 
 
@@ -502,7 +517,8 @@ def _sites(
             )
         atom = mol.GetAtomWithIdx(i)
         if atom.GetAtomicNum() > 1:
-            parent, removable = i, _hydrogens(mol, i)
+            # Placeholders say where to grow, hydrogens beside them stay.
+            parent, removable = i, _placeholders(mol, i) or _hydrogens(mol, i)
         else:
             parent, removable = atom.GetNeighbors()[0].GetIdx(), (i,)
         if not removable:
@@ -516,9 +532,14 @@ def _sites(
     return sites
 
 
-def _check(mol: Chem.Mol, name: str) -> None:
-    """Raise an InputError if a scaffold cannot be worked with."""
-    atoms = [a for a in mol.GetAtoms() if a.GetAtomicNum() > 0]
+def _check(mol: Chem.Mol, sites: Mapping[int, tuple[int, ...]], name: str) -> None:
+    """Raise an InputError if a scaffold cannot be worked with.
+
+    Hydrogens that new atoms can take the place of may be in each other's way, as those of two
+    fragments are that one atom is to link.
+    """
+    loose = {h for removable in sites.values() for h in removable}
+    atoms = [a for a in mol.GetAtoms() if a.GetAtomicNum() > 0 and a.GetIdx() not in loose]
     unknown = {a.GetSymbol() for a in atoms if a.GetAtomicNum() not in (1, *VALENCES)}
     if unknown:
         known = ", ".join(SYMBOLS[z] for z in (1, *VALENCES))
@@ -539,7 +560,7 @@ def _check(mol: Chem.Mol, name: str) -> None:
     drawn = {
         tuple(sorted((bond.GetBeginAtomIdx(), bond.GetEndAtomIdx())))
         for bond in mol.GetBonds()
-        if bond.GetBeginAtom().GetAtomicNum() and bond.GetEndAtom().GetAtomicNum()
+        if {bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()} <= {*index}
     }
     if seen != drawn:
         i, j = min(seen ^ drawn)

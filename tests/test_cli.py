@@ -10,7 +10,7 @@ from pathlib import Path
 import ase.io
 import pytest
 import torch
-from command_line import Command, Outcome
+from command_line import Command, assert_one_line
 from rdkit import Chem
 
 from simgen.generation import Generator
@@ -36,15 +36,6 @@ def small(weights: Path, tmp_path: Path) -> tuple[object, ...]:
         "generate", "--model", weights, "--reference", reference, "--heavy-atoms", "3-4",
         "--count", 3, "--steps", 4, "--particles", 2, "--device", "cpu",
     )  # fmt: skip
-
-
-def assert_one_line(outcome: Outcome, code: int, *words: str) -> None:
-    assert outcome.code == code
-    lines = outcome.err.strip().splitlines()
-    assert lines[-1].startswith("error: ")
-    assert "Traceback" not in outcome.err
-    for word in words:
-        assert word in lines[-1]
 
 
 # --- generate ----------------------------------------------------------------------------------

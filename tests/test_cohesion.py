@@ -80,6 +80,56 @@ def test_the_score_is_the_gradient_and_molecules_do_not_feel_each_other(seed: in
     torch.testing.assert_close(together, alone)
 
 
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-10)])
+@given(
+    counts=st.lists(st.integers(1, 9), min_size=1, max_size=4),
+    closed=st.sets(st.integers(0, 8), max_size=4),
+    spread=st.sampled_from([1.0, 2.5, 5.0]),
+    seed=st.integers(0, 10_000),
+)
+@settings(max_examples=40, deadline=None)
+def test_the_score_is_that_of_automatic_differentiation(
+    dtype: torch.dtype,
+    tolerance: float,
+    counts: list[int],
+    closed: set[int],
+    spread: float,
+    seed: int,
+) -> None:
+    rng = np.random.default_rng(seed)
+    molecules = [(rng.choice([6, 8, 16], n), spread * rng.normal(size=(n, 3))) for n in counts]
+    batch = MoleculeBatch.from_arrays(molecules, dtype=dtype)
+    cohesion = Cohesion(closed=tuple(closed))
+    positions = batch.positions.clone().requires_grad_()
+    total = cohesion.log_prob(batch.replace(positions=positions), 0.2).sum()
+    (expected,) = torch.autograd.grad(total, positions, materialize_grads=True)
+    found = cohesion.score(batch, 0.2)
+    assert float((found - expected).norm()) <= tolerance * float(expected.norm())
+
+
+def test_equal_gaps_share_the_pull() -> None:
+    row = batch_of(([6, 6, 6], [[-4.0, 0, 0], [0.0, 0, 0], [4.0, 0, 0]]))
+    positions = row.positions.clone().requires_grad_()
+    Cohesion().log_prob(row.replace(positions=positions), 0.0).sum().backward()
+    expected = torch.tensor([[1.5, 0, 0], [0, 0, 0], [-1.5, 0, 0]], dtype=torch.float64)
+    torch.testing.assert_close(Cohesion().score(row, 0.0), expected)
+    torch.testing.assert_close(positions.grad, expected)
+
+
+def test_no_gap_is_measured_to_closed_atoms() -> None:
+    # Without the nearest atom of the first pair the gap is that to the other one.
+    batch = batch_of(TWO_PAIRS)
+    assert Cohesion(closed=[1]).log_prob(batch, 0.0).tolist() == pytest.approx([-2 * 4.5])
+    expected = torch.zeros(4, 3, dtype=torch.float64)
+    expected[0, 0], expected[2, 0] = 2.0, -2.0
+    torch.testing.assert_close(Cohesion(closed=[1]).score(batch, 0.0), expected)
+    # A fragment all of whose atoms are closed is left alone.
+    assert not Cohesion(closed=[0, 1]).score(batch, 0.0).any()
+    # A closed atom is still what holds its fragment together.
+    chain = batch_of(([6, 6, 6, 6], [[0.0, 0, 0], [1.5, 0, 0], [3.0, 0, 0], [6.0, 0, 0]]))
+    assert Cohesion(closed=[1]).log_prob(chain, 0.0).tolist() == pytest.approx([-2 * 3.0])
+
+
 def test_bad_settings_are_refused() -> None:
     with pytest.raises(ConfigError, match="onset"):
         Cohesion(onset=0.0)

@@ -255,11 +255,11 @@ def test_a_chaotic_score_gives_the_same_whatever_the_batch(
     if dtype == torch.float64:
         # As on an accelerator: rounding does depend on the batch, but does not grow.
         monkeypatch.setattr("simgen.evolution._FamilyScore", lambda score, *_: score)
-    counts = torch.tensor([7, 5, 9, 7])
+    counts = [7, 5, 9, 7]
 
     def run(chosen: list[int]) -> MoleculeBatch:
         noise = Noise(0, torch.tensor(chosen))
-        start = start_molecules(Gaussian(), counts[chosen], noise, dtype=dtype)
+        start = start_molecules(Gaussian(), [[6] * counts[k] for k in chosen], noise, dtype=dtype)
         levels = noise_levels(24).tolist()
         return evolve(score, start, levels, noise=noise).molecules
 

@@ -14,22 +14,31 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from simgen import generation
+from simgen.composition import Composition
 from simgen.errors import ConfigError, DeviceError, InputError, LoadError
 from simgen.evolution import evolve
+from simgen.filters import Filters
 from simgen.finishing.status import Status
 from simgen.generation import (
     GenerationConfig,
     GenerationResult,
     Generator,
     model_digest,
-    prior_from_dict,
-    prior_to_dict,
 )
+from simgen.generation import finish as finish_module
+from simgen.generation import run as run_module
 from simgen.io import read_molecules
 from simgen.models import ForceField, FrozenForceField, NetworkConfig
 from simgen.molecules import MoleculeBatch
-from simgen.priors import Circle, Gaussian, Line, PointCloud, PriorForm
+from simgen.priors import (
+    Circle,
+    Gaussian,
+    Line,
+    PointCloud,
+    PriorForm,
+    prior_from_dict,
+    prior_to_dict,
+)
 from simgen.reference import ReferenceSet, load_reference
 from simgen.sampling import Samples
 from simgen.validation import molecule_key
@@ -41,7 +50,14 @@ CONFIGS = st.builds(
     seed=st.integers(0, 2**64 - 1),
     prior=st.sampled_from([Gaussian(), Gaussian((1.0, 2.0, 3.0)), Line(3.0), Circle(2.0)]),
     reference=st.text(),
-    elements=st.permutations([6, 7, 8, 16]).map(tuple),
+    composition=st.builds(
+        Composition,
+        st.permutations(["C", "N", "O", "S"]).map(tuple),
+        weights=st.just({"C": 2.0}),
+        at_most=st.dictionaries(st.sampled_from(["N", "O"]), st.integers(0, 5)),
+        charge=st.sampled_from([None, 1]),
+    ),
+    filters=st.sampled_from([Filters(), Filters(("[#8]-[#8]",), ("pains",), reject=False)]),
     n_steps=st.integers(4, 100),
 )
 
@@ -55,7 +71,7 @@ def test_the_configuration_survives_json(config: GenerationConfig) -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"n_heavy_atom": 3}, "unknown key 'n_heavy_atom'; expected one of elements, model"),
+        ({"n_heavy_atom": 3}, "unknown key 'n_heavy_atom'; expected one of composition, filters"),
         ({"n_molecules": 0}, "expected n_molecules to be an integer from 1"),
         ({"n_molecules": 1.5}, "expected n_molecules to be an integer"),
         ({"seed": -1}, "expected seed"),
@@ -63,10 +79,10 @@ def test_the_configuration_survives_json(config: GenerationConfig) -> None:
         ({"n_heavy_atoms": [9, 5]}, "ascending pair"),
         ({"n_heavy_atoms": [1, 5]}, "from 2 to 200"),
         ({"n_heavy_atoms": [1, 2, 3]}, "ascending pair"),
-        ({"elements": ["C", "C"]}, "different"),
-        ({"elements": []}, "different"),
-        ({"elements": ["C", "H"]}, "hydrogens are added at the end"),
-        ({"elements": ["Xx"]}, "expected a chemical symbol"),
+        ({"composition": {"elements": ["C", "C"]}}, "different"),
+        ({"composition": {"elements": []}}, "different"),
+        ({"composition": {"elements": ["C", "H"]}}, "hydrogens are added at the end"),
+        ({"composition": {"elements": ["Xx"]}}, "expected a chemical symbol"),
         ({"prior": {"kind": "cube"}}, "expected a prior of kind gaussian, line"),
         ({"prior": {"kind": "gaussian", "size": 1}}, "cannot make a gaussian prior"),
         ({"prior": {"kind": "gaussian", "covariance": [1, 1, -1]}}, "cannot make a gaussian"),
@@ -297,7 +313,7 @@ def test_a_chunk_that_is_too_large_is_cut(run: Run, monkeypatch: pytest.MonkeyPa
             raise torch.OutOfMemoryError
         return evolve(score, batch, *arguments, **options)
 
-    monkeypatch.setattr(generation, "evolve", scarce)
+    monkeypatch.setattr(run_module, "evolve", scarce)
     assert_same(run(), whole)
     assert sizes == [5, 2, 2, 1]
 
@@ -308,7 +324,7 @@ def test_one_molecule_that_is_too_large_is_an_error(
     def scarce(*arguments, **options):
         raise torch.OutOfMemoryError
 
-    monkeypatch.setattr(generation, "evolve", scarce)
+    monkeypatch.setattr(run_module, "evolve", scarce)
     with pytest.raises(DeviceError, match="not enough memory on cpu for one molecule"):
         run()
 
@@ -321,8 +337,8 @@ def test_chunks_fit_the_memory(run: Run, monkeypatch: pytest.MonkeyPatch) -> Non
         sizes.append(len(batch))
         return evolve(score, batch, *arguments, **options)
 
-    monkeypatch.setattr(generation, "evolve", watched)
-    monkeypatch.setattr(generation, "memory_budget", lambda device: 0)
+    monkeypatch.setattr(run_module, "evolve", watched)
+    monkeypatch.setattr(run_module, "memory_budget", lambda device: 0)
     assert_same(run(batch_size=4), whole)
     assert sizes == [1] * 5
 
@@ -370,7 +386,7 @@ def real(monkeypatch: pytest.MonkeyPatch, reference: ReferenceSet) -> list[str]:
         batch = MoleculeBatch.from_arrays([skeletons[k] for k in indices])
         return Samples(batch, torch.tensor([k != 5 for k in indices]))
 
-    monkeypatch.setattr(generation, "evolve", sample)
+    monkeypatch.setattr(run_module, "evolve", sample)
     return [molecule_key(m.mol) for m in chosen]
 
 
@@ -412,7 +428,7 @@ def test_a_molecule_smaller_than_asked_for_is_incomplete(
     def sample(*arguments, **options):
         return Samples(MoleculeBatch.from_arrays([skeleton]), torch.tensor([True]))
 
-    monkeypatch.setattr(generation, "evolve", sample)
+    monkeypatch.setattr(run_module, "evolve", sample)
     result = run(1)
     assert result.reports[0].status is Status.INCOMPLETE
     assert result.reports[0].detail == "1 of 3 heavy atoms lay apart"
@@ -429,7 +445,7 @@ def test_a_reference_without_bonds_knows_no_molecules(
 def test_forces_that_stay_large_are_a_status(
     run: Run, real: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(generation, "_RELAXATION_STEPS", 3)
+    monkeypatch.setattr(finish_module, "_RELAXATION_STEPS", 3)
 
     def pull(self, batch: MoleculeBatch) -> tuple[torch.Tensor, torch.Tensor]:
         forces = torch.zeros_like(batch.positions)

@@ -1,5 +1,6 @@
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,15 +14,23 @@ from safetensors.torch import save_file
 
 from simgen.errors import ConfigError, InputError, LoadError
 from simgen.models import (
+    PRESETS,
     ForceField,
+    FrozenForceField,
     NetworkConfig,
+    ace,
+    botnet,
+    evaluator,
     list_models,
     load_model,
+    mace,
+    nequip,
     read_metadata,
     save_model,
 )
 from simgen.models.angular import spherical_harmonics, wigner_3j
 from simgen.models.edges import Neighbourhoods
+from simgen.models.mace_interop import to_mace
 from simgen.models.product import (
     SparsePolynomials,
     couplings,
@@ -29,7 +38,13 @@ from simgen.models.product import (
     symmetric_basis,
     to_monomials,
 )
-from simgen.models.radial import SILU_NORM, RadialBasis, RadialNetwork, polynomial_cutoff
+from simgen.models.radial import (
+    SILU_NORM,
+    TANH_NORM,
+    RadialBasis,
+    RadialNetwork,
+    polynomial_cutoff,
+)
 from simgen.molecules import MoleculeBatch
 
 ELEMENTS = (1, 6, 8)
@@ -41,6 +56,21 @@ CONFIGS = {
     "vectors": NetworkConfig(**SMALL, hidden_l_max=1, n_layers=3, l_max=2),
     "tensors": NetworkConfig(**SMALL, hidden_l_max=2, correlation=2, first_residual=True),
     "density": NetworkConfig(**SMALL, density_normalised=True, hidden_l_max=1, l_max=1),
+    "shared_weights": NetworkConfig(
+        **SMALL, l_max=2, hidden_l_max=1, product_by_element=False, residual_by_element=False
+    ),
+    "parity_and_product": NetworkConfig(
+        **SMALL, l_max=2, hidden_l_max=1, n_layers=3, parity=True, nonlinearity="gate"
+    ),
+    "pseudoscalars": nequip(
+        ELEMENTS, n_channels=4, r_max=3.0, l_max=1, hidden_l_max=1, avg_n_neighbours=4.0
+    ),
+    "ace": ace(ELEMENTS, n_channels=4, r_max=3.0),
+    "botnet": botnet(ELEMENTS, n_channels=4, r_max=3.0, l_max=2, hidden_l_max=2),
+    "nequip": nequip(
+        ELEMENTS, n_channels=4, r_max=3.0, l_max=2, hidden_l_max=2, n_layers=3, avg_n_neighbours=4.0
+    ),
+    "mace": mace(ELEMENTS, n_channels=4, r_max=3.0, l_max=2),
 }
 
 
@@ -95,9 +125,10 @@ def test_physics_checks_can_fail(model: ForceField) -> None:
         physics.check_isolated_atoms(broken)
 
 
-def test_forces_can_be_trained_on() -> None:
+@pytest.mark.parametrize("name", ["vectors", "ace", "nequip"])
+def test_forces_can_be_trained_on(name: str) -> None:
     """The gradient of a loss on the forces with respect to the weights, by finite differences."""
-    model = make_model(CONFIGS["vectors"])
+    model = make_model(CONFIGS[name])
     batch = physics.random_batch(ELEMENTS, counts=(4, 3))
 
     def loss() -> torch.Tensor:
@@ -108,6 +139,8 @@ def test_forces_can_be_trained_on() -> None:
     generator = torch.Generator().manual_seed(0)
     step = 1e-5
     for name, weight in model.named_parameters():
+        if not weight.numel():
+            continue
         assert weight.grad is not None, name
         direction = torch.randn(weight.shape, generator=generator, dtype=torch.float64)
         with torch.no_grad():
@@ -134,6 +167,136 @@ def test_a_batch_without_atoms(model: ForceField) -> None:
     energies, forces = model.energy_and_forces(batch)
     assert energies.shape == (0,)
     assert forces.shape == (0, 3)
+
+
+# --- the design space ------------------------------------------------------------------------
+
+
+def test_presets_are_the_published_networks() -> None:
+    described = {
+        "ace": {"n_layers": 1, "correlation": 3, "readout_width": 0, "radial_by_element": True},
+        "botnet": {"n_layers": 5, "correlation": 1, "nonlinearity": "none", "readouts": "all"},
+        "nequip": {"correlation": 1, "nonlinearity": "gate", "readouts": "last", "parity": True},
+        "mace": {"n_layers": 2, "correlation": 3, "nonlinearity": "none", "readouts": "all"},
+    }
+    assert set(described) == set(PRESETS)
+    for name, fields in described.items():
+        config = PRESETS[name](ELEMENTS, n_channels=7)
+        assert {field: getattr(config, field) for field in fields} == fields
+        assert (config.elements, config.n_channels) == (ELEMENTS, 7)
+    assert not mace(ELEMENTS).beyond_mace
+
+
+TINY = {"n_channels": 4, "l_max": 1, "avg_n_neighbours": 4.0}
+
+
+def many_body_terms(model: ForceField, n_atoms: int) -> list[float]:
+    """Energy that only all of the first 2, 3, ... atoms together have (inclusion-exclusion)."""
+    batch = physics.random_batch(ELEMENTS, counts=(n_atoms,), seed=4)
+    positions, numbers = batch.positions * 0.6, batch.atomic_numbers
+    subsets = [[i for i in range(n_atoms) if k >> i & 1] for k in range(1, 2**n_atoms)]
+    molecules = [(numbers[subset], positions[subset]) for subset in subsets]
+    with torch.no_grad():
+        energies = model(MoleculeBatch.from_arrays(molecules, dtype=torch.float64)).tolist()
+    return [
+        sum(
+            (-1) ** (order - len(subset)) * energy
+            for subset, energy in zip(subsets, energies, strict=True)
+            if max(subset) < order
+        )
+        for order in range(2, n_atoms + 1)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("config", "body_order"),
+    [
+        (ace(ELEMENTS, **TINY, correlation=1), 2),
+        (ace(ELEMENTS, **TINY, correlation=2), 3),
+        (ace(ELEMENTS, **TINY, correlation=3), 4),
+        (botnet(ELEMENTS, **TINY, hidden_l_max=1, n_layers=2, readout_width=0), 3),
+        (botnet(ELEMENTS, **TINY, hidden_l_max=1, n_layers=3, readout_width=0), 4),
+        (mace(ELEMENTS, **TINY, hidden_l_max=0, n_layers=1, readout_width=0), 4),
+        (nequip(ELEMENTS, **TINY, hidden_l_max=1, n_layers=2), 6),
+    ],
+)
+def test_body_order(config: NetworkConfig, body_order: int) -> None:
+    """Correlation nu makes terms of nu + 1 bodies, a layer without nonlinearity adds one body."""
+    model = ForceField(config, seed=2).to(torch.float64)
+    terms = many_body_terms(model, 6)
+    assert all(abs(term) > 1e-9 for term in terms[: body_order - 1])
+    assert all(abs(term) < 1e-11 for term in terms[body_order - 1 :])
+
+
+def test_radial_weights_of_a_pair_of_elements_act_on_that_pair_only() -> None:
+    model = make_model(CONFIGS["ace"])
+    batch = MoleculeBatch.from_arrays([([1, 8], [[0, 0, 0], [0, 0, 1.0]])], dtype=torch.float64)
+    model(batch).sum().backward()
+    gradient = model.layers[0].interaction.radial.weights[0].grad
+    # Pairs in the order HH, HC, CC, HO, CO, OO.
+    of_pair = gradient.reshape(6, model.config.n_radial, -1).abs().amax((1, 2))
+    assert (of_pair > 0).tolist() == [False, False, False, True, False, False]
+
+
+def test_pseudoscalars_change_sign_in_a_mirror() -> None:
+    model = make_model(CONFIGS["pseudoscalars"])
+    batch = physics.random_batch(ELEMENTS, counts=(6,))
+
+    def features(batch: MoleculeBatch) -> list[torch.Tensor]:
+        graph = model._graph(batch, None, None)
+        values = [(graph.one_hot @ (model.embedding / math.sqrt(len(ELEMENTS))))[None]]
+        for layer in list(model.layers)[:3]:
+            values = layer(values, graph)
+        return values
+
+    irreps = model.layers[2].irreps
+    assert set(irreps) == {(0, 1), (1, -1), (0, -1), (1, 1)}
+    with torch.no_grad():
+        here = features(batch)
+        there = features(batch.replace(positions=-batch.positions))
+    for (_, parity), x, y in zip(irreps, here, there, strict=True):
+        largest = float(x.abs().max())
+        assert largest > 1e-9
+        torch.testing.assert_close(y, parity * x, rtol=0, atol=1e-6 * largest)
+
+
+@pytest.mark.parametrize("name", ["ace", "nequip", "mace"])
+def test_evaluator_is_the_network(name: str) -> None:
+    model = make_model(CONFIGS[name]).requires_grad_(False)
+    batch = physics.random_batch(ELEMENTS)
+    fast = evaluator(model)
+    assert isinstance(fast, FrozenForceField) == (name == "mace")
+    for found, expected in zip(
+        fast.energy_and_forces(batch), model.energy_and_forces(batch), strict=True
+    ):
+        physics.assert_close(found, expected, 1e-9)
+    # Descriptors: the first layer, with coinciding atoms.
+    positions = batch.positions.clone()
+    positions[1] = positions[0]
+    positions.requires_grad_()
+    batch = batch.replace(positions=positions)
+    expected = model.node_invariants(batch, n_layers=1, min_distance=0.75)
+    weight = torch.randn(expected.shape, dtype=torch.float64, generator=torch.Generator())
+    (gradient,) = torch.autograd.grad((weight * expected).sum(), positions)
+    fast = evaluator(model, n_layers=1, min_distance=0.75)
+    features, pullback = fast.linearise(batch.replace(positions=positions.detach()))
+    physics.assert_close(features, expected.detach(), 1e-9)
+    physics.assert_close(pullback(weight), gradient, 1e-9)
+
+
+def test_only_a_mace_can_be_exported_to_mace_torch() -> None:
+    with pytest.raises(InputError, match="parity, product_by_element, nonlinearity, readouts"):
+        to_mace(make_model(CONFIGS["nequip"]))
+
+
+def test_a_config_from_before_the_other_presets_is_a_mace() -> None:
+    text = """{"elements": [1, 8], "r_max": 4.5, "n_radial": 8, "cutoff_power": 5,
+        "radial_widths": [64, 64, 64], "l_max": 2, "hidden_l_max": 0, "n_channels": 96,
+        "correlation": 3, "n_layers": 2, "first_residual": false, "density_normalised": false,
+        "avg_n_neighbours": 13.16, "readout_width": 16}"""
+    config = NetworkConfig.from_json(text)
+    assert not config.beyond_mace
+    assert set(json.loads(config.to_json())) > set(json.loads(text))
 
 
 # --- invariants ------------------------------------------------------------------------------
@@ -212,6 +375,10 @@ def test_config_json_round_trip(name: str) -> None:
         {"n_channels": 0},
         {"radial_widths": (0,)},
         {"readout_width": -1},
+        {"nonlinearity": "relu"},
+        {"radial_basis": "splines"},
+        {"readouts": "first"},
+        {"parity": True, "correlation": 1},
     ],
 )
 def test_bad_configs_are_refused(changes: dict[str, object]) -> None:
@@ -391,6 +558,15 @@ def test_radial_basis_is_the_published_formula() -> None:
     np.testing.assert_allclose(ours.numpy(), expected * envelope[:, None], atol=1e-13)
 
 
+def test_chebyshev_polynomials_are_cosines() -> None:
+    r = np.linspace(0.0, 2.5, 40)
+    ours = RadialBasis(3.0, 5, 5, "chebyshev")(torch.from_numpy(r)).numpy()
+    angle = np.arccos(1 - 2 * r / 3.0)
+    expected = np.stack([np.cos(n * angle) for n in range(5)], axis=1)
+    envelope = polynomial_cutoff(torch.from_numpy(r), 3.0, 5).numpy()
+    np.testing.assert_allclose(ours, expected * envelope[:, None], atol=1e-12)
+
+
 def test_cutoff_ends() -> None:
     r = torch.tensor([0.0, 2.0, 3.0], dtype=torch.float64)
     assert polynomial_cutoff(r, 2.0, 5).tolist() == [1.0, 0.0, 0.0]
@@ -407,10 +583,15 @@ def test_radial_network_against_e3nn() -> None:
     physics.assert_close(ours(x), theirs(x), 1e-13)
 
 
-def test_activation_has_unit_second_moment() -> None:
+@pytest.mark.parametrize(
+    ("activation", "norm"), [(torch.nn.functional.silu, SILU_NORM), (torch.tanh, TANH_NORM)]
+)
+def test_activation_has_unit_second_moment(
+    activation: Callable[[torch.Tensor], torch.Tensor], norm: float
+) -> None:
     z = torch.linspace(-12, 12, 100_001, dtype=torch.float64)
     density = torch.exp(-(z**2) / 2) / math.sqrt(2 * math.pi)
-    moment = torch.trapezoid((SILU_NORM * torch.nn.functional.silu(z)) ** 2 * density, z)
+    moment = torch.trapezoid((norm * activation(z)) ** 2 * density, z)
     assert float(moment) == pytest.approx(1.0, abs=5e-3)
 
 

@@ -208,15 +208,24 @@ def test_single_precision_stays() -> None:
 def test_start() -> None:
     noise = Noise(0, torch.tensor([4, 2]))
     counts = torch.tensor([3, 5])
-    start = start_molecules(Gaussian(), counts, noise)
+    start = start_molecules(Gaussian(), [[6] * 3, [6, 7, 6, 6, 6]], noise)
     assert start.counts.tolist() == [3, 5]
     assert start.positions.dtype == torch.float32
-    assert set(start.atomic_numbers.tolist()) == {6}
+    assert start.atomic_numbers.tolist() == [6, 6, 6, 6, 7, 6, 6, 6]
+    assert not start.fixed.any()
     expected = 0.5 * Gaussian().sample(counts, noise)
     torch.testing.assert_close(start.positions, expected.float())
-    assert set(
-        start_molecules(Gaussian(), counts, noise, atomic_number=7).atomic_numbers.tolist()
-    ) == {7}
+
+
+def test_start_about_fixed_atoms() -> None:
+    noise = Noise(0, torch.tensor([4, 2]))
+    frame = ([8, 1], [[0.0, 0.0, 1.0], [0.0, 2.0, 0.0]])
+    start = start_molecules(Gaussian(), [[6], [7, 6]], noise, frame=frame)
+    assert start.atomic_numbers.tolist() == [8, 1, 6, 8, 1, 7, 6]
+    assert start.fixed.tolist() == [True, True, False, True, True, False, False]
+    assert start.positions[start.fixed].tolist() == frame[1] * 2
+    alone = start_molecules(Gaussian(), [[6], [7, 6]], noise)
+    assert torch.equal(start.positions[~start.fixed], alone.positions)
 
 
 @pytest.mark.parametrize(

@@ -1,20 +1,27 @@
 import json
 import math
 from dataclasses import replace
+from pathlib import Path
 
+import ase
+import ase.io
 import numpy as np
 import pytest
 import torch
+from ase.calculators.singlepoint import SinglePointCalculator
+from command_line import Command
 
 from simgen.data.build import SPLITS, Dataset
-from simgen.errors import ConfigError, InputError
-from simgen.models import NetworkConfig, load_model
+from simgen.errors import ConfigError, InputError, LoadError
+from simgen.models import NetworkConfig, load_model, read_metadata
+from simgen.molecules import MoleculeBatch
 from simgen.training import (
     TrainingConfig,
     batches_of_epoch,
     evaluate,
     fit_atomic_energies,
     initial_model,
+    read_structures,
     schedule,
     train,
 )
@@ -202,3 +209,224 @@ def test_bad_settings_and_empty_parts_are_refused() -> None:
     train_only = Dataset(**(fields | {"split": np.zeros(len(dataset), dtype=np.int64)}))
     with pytest.raises(InputError, match="valid"):
         evaluate(initial_model(dataset, NETWORK, 0), train_only, "valid")
+
+
+# --- the time as the limit -------------------------------------------------------------------
+
+
+def test_the_learning_rate_falls_with_the_time_if_that_is_faster() -> None:
+    config = TrainingConfig(n_steps=100, n_warmup=0, max_seconds=50.0)
+    assert schedule(20, config, seconds=0.0) == pytest.approx(0.8)
+    assert schedule(20, config, seconds=40.0) == pytest.approx(0.2)
+    assert schedule(20, config, seconds=60.0) == 0.0
+
+
+def test_a_run_ends_when_its_time_is_over_and_stays_over(tmp_path) -> None:
+    config = replace(CONFIG, n_steps=100_000, max_seconds=1.0, validate_every=100_000)
+    train(toy_dataset(), NETWORK, config, tmp_path)
+    before = (tmp_path / "metrics.csv").read_text()
+    assert 1 <= int(before.splitlines()[-1].split(",")[0]) < 100_000
+    train(toy_dataset(), NETWORK, config, tmp_path)
+    assert (tmp_path / "metrics.csv").read_text() == before
+
+
+def test_a_run_from_before_a_setting_existed_goes_on(tmp_path) -> None:
+    train(toy_dataset(), NETWORK, CONFIG, tmp_path)
+    settings = json.loads((tmp_path / "settings.json").read_text())
+    del settings["training"]["max_seconds"], settings["network"]["nonlinearity"]
+    (tmp_path / "settings.json").write_text(json.dumps(settings))
+    train(toy_dataset(), NETWORK, CONFIG, tmp_path)
+    with pytest.raises(ConfigError, match="choose another folder"):
+        train(toy_dataset(), replace(NETWORK, nonlinearity="gate"), CONFIG, tmp_path)
+
+
+# --- energies of atoms -----------------------------------------------------------------------
+
+
+def test_large_energies_of_atoms_do_not_spoil_the_training(tmp_path) -> None:
+    dataset = toy_dataset()
+    fields = {name: getattr(dataset, name) for name in Dataset.__slots__}
+    offset = 3e4 * dataset.counts
+    weights = [
+        train(dataset, NETWORK, CONFIG, tmp_path / "small"),
+        train(
+            Dataset(**(fields | {"energies": dataset.energies - offset})),
+            NETWORK,
+            CONFIG,
+            tmp_path / "large",
+        ),
+    ]
+    small, large = (load_model(path, dtype=torch.float64) for path in weights)
+    for name, value in small.named_parameters():
+        torch.testing.assert_close(large.get_parameter(name), value, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(
+        small.atomic_energies - large.atomic_energies,
+        torch.full((3,), 3e4, dtype=torch.float64),
+        rtol=0,
+        atol=1e-6,
+    )
+
+
+def test_given_energies_of_atoms_are_kept(tmp_path) -> None:
+    path = train(
+        toy_dataset(), NETWORK, CONFIG, tmp_path, atomic_energies={1: -13.6, 6: -1000.1, 8: -2000.2}
+    )
+    model = load_model(path, dtype=torch.float64)
+    atoms = MoleculeBatch.from_arrays(
+        [([z], [[0.0, 0.0, 0.0]]) for z in (1, 6, 8)], dtype=torch.float64
+    )
+    assert model(atoms).tolist() == [-13.6, -1000.1, -2000.2]
+    with pytest.raises(InputError, match="C O"):
+        train(toy_dataset(), NETWORK, CONFIG, tmp_path / "some", atomic_energies={1: -13.6})
+
+
+# --- files of the user's own -----------------------------------------------------------------
+
+
+def write_frames(path: Path, n: int, *, energy: str = "energy", forces: str = "forces") -> None:
+    """Water-like molecules in random places with labels under the given names."""
+    rng = np.random.default_rng(7)
+    frames = []
+    for i in range(n):
+        atoms = ase.Atoms("OHH", rng.normal(size=(3, 3)))
+        labels = {"energy": -5.0 - i, "forces": rng.normal(size=(3, 3))}
+        if (energy, forces) == ("energy", "forces"):
+            atoms.calc = SinglePointCalculator(atoms, **labels)
+        else:
+            atoms.info[energy] = labels["energy"]
+            atoms.arrays[forces] = labels["forces"]
+        atoms.info["config_type"] = "hot" if i % 2 else "cold"
+        frames.append(atoms)
+    ase.io.write(path, frames, format="extxyz")
+
+
+def write_atoms(path: Path) -> None:
+    frames = []
+    for symbol, energy in (("H", -1.0), ("O", -3.0)):
+        atoms = ase.Atoms(symbol, [[0.0, 0.0, 0.0]])
+        atoms.calc = SinglePointCalculator(atoms, energy=energy)
+        frames.append(atoms)
+    ase.io.write(path, frames, format="extxyz")
+
+
+def test_structures_are_those_of_the_files(tmp_path) -> None:
+    write_frames(tmp_path / "a.xyz", 20)
+    write_atoms(tmp_path / "atoms.xyz")
+    data = read_structures([tmp_path / "atoms.xyz", tmp_path / "a.xyz"], valid_fraction=0.2)
+    frames = ase.io.read(tmp_path / "a.xyz", ":")
+    assert data.atomic_energies == {1: -1.0, 8: -3.0}
+    assert (data.split == 1).sum() == 4 and (data.split == 2).sum() == 0
+    assert data.kinds == ("cold", "hot") and data.kind.tolist() == [0, 1] * 10
+    np.testing.assert_array_equal(data.energies, [atoms.get_potential_energy() for atoms in frames])
+    np.testing.assert_allclose(
+        data.forces.reshape(20, 3, 3), [atoms.get_forces() for atoms in frames], rtol=1e-6
+    )
+    again = read_structures([tmp_path / "a.xyz"], valid_fraction=0.2)
+    other = read_structures([tmp_path / "a.xyz"], valid_fraction=0.2, seed=1)
+    assert again.split.tolist() == data.split.tolist() != other.split.tolist()
+    assert again.checksum() != data.checksum()
+
+
+def test_files_given_for_a_part_are_that_part(tmp_path) -> None:
+    for name, n in (("train", 3), ("valid", 4), ("test", 5)):
+        write_frames(tmp_path / f"{name}.xyz", n)
+    paths = [[tmp_path / f"{name}.xyz"] for name in ("train", "valid", "test")]
+    data = read_structures(*paths)
+    assert np.bincount(data.split).tolist() == [3, 4, 5]
+    assert evaluate(initial_model(data, replace(NETWORK, elements=(1, 8)), 0), data, "test").force
+
+
+def test_labels_of_other_names(tmp_path) -> None:
+    path = tmp_path / "a.xyz"
+    write_frames(path, 4, energy="REF_energy", forces="REF_forces")
+    data = read_structures([path], energy_key="REF_energy", forces_key="REF_forces")
+    assert data.energies.tolist() == [-5.0, -6.0, -7.0, -8.0]
+    with pytest.raises(InputError, match=r"REF_energy.*--energy-key"):
+        read_structures([path])
+    with pytest.raises(InputError, match=r"REF_forces.*--forces-key"):
+        read_structures([path], energy_key="REF_energy")
+
+
+def test_files_that_cannot_be_trained_on_are_refused(tmp_path) -> None:
+    path = tmp_path / "a.xyz"
+    with pytest.raises(LoadError, match="does not exist"):
+        read_structures([path])
+    path.write_text("nonsense")
+    with pytest.raises(LoadError, match="extended XYZ"):
+        read_structures([path])
+    write_atoms(path)
+    with pytest.raises(InputError, match="geometries to train on"):
+        read_structures([path])
+    write_frames(path, 1)
+    with pytest.raises(InputError, match="geometries to train on"):
+        read_structures([path])
+    with pytest.raises(InputError, match="between 0 and 1"):
+        read_structures([path], valid_fraction=1.5)
+    text = path.read_text()
+    path.write_text(text.replace('pbc="F F F"', 'pbc="T F F" Lattice="9 0 0 0 9 0 0 0 9"'))
+    with pytest.raises(InputError, match="periodic"):
+        read_structures([path])
+    path.write_text(text.replace("energy=-5.0", "energy=nan"))
+    with pytest.raises(InputError, match="finite"):
+        read_structures([path])
+
+
+def test_the_command_trains_a_preset_on_files_and_goes_on(simgen: Command, tmp_path: Path) -> None:
+    write_frames(tmp_path / "train.xyz", 12)
+    write_atoms(tmp_path / "atoms.xyz")
+    write_frames(tmp_path / "test.xyz", 3)
+    settings = {
+        "network": {"n_layers": 2, "n_channels": 4, "l_max": 1, "hidden_l_max": 1},
+        "training": {"n_steps": 4, "batch_atoms": 12, "validate_every": 2},
+    }
+    (tmp_path / "settings.json").write_text(json.dumps(settings))
+    command = (
+        "train", "--train", tmp_path / "train.xyz", "--train", tmp_path / "atoms.xyz",
+        "--test", tmp_path / "test.xyz", "--preset", "nequip", "--out", tmp_path / "run",
+        "--settings", tmp_path / "settings.json", "--device", "cpu", "--processes", 1,
+    )  # fmt: skip
+    outcome = simgen(*command)
+    assert outcome.code == 0, outcome.err
+    assert "test: energy_mae_meV_per_atom" in outcome.out
+    weights = tmp_path / "run" / "model.safetensors"
+    model = load_model(weights, dtype=torch.float64)
+    assert model.config.nonlinearity == "gate" and model.elements == (1, 8)
+    assert model.atomic_energies.tolist() == [-1.0, -3.0]
+    errors = read_metadata(weights)["errors"]
+    assert set(errors) == {"valid", "test"}
+    data = read_structures(
+        [tmp_path / "train.xyz", tmp_path / "atoms.xyz"], test=[tmp_path / "test.xyz"]
+    )
+    found = evaluate(model, data, "test")
+    assert errors["test"]["force_rmse_meV_per_A"] == pytest.approx(1e3 * found.force_rmse, abs=1e-3)
+    before = (tmp_path / "run" / "metrics.csv").read_text()
+    assert simgen(*command).code == 0
+    assert (tmp_path / "run" / "metrics.csv").read_text() == before
+    card = json.loads(simgen("models", "info", weights).out)
+    assert card["errors"]["errors"] == errors
+    assert card["elements"] == "H O" and card["r_max_A"] == 4.5
+    assert card["milliseconds_per_molecule"] > 0
+
+
+def test_the_command_wants_one_kind_of_data(simgen: Command, tmp_path: Path) -> None:
+    for data in ((), ("--data", "a.npz", "--train", "b.xyz")):
+        outcome = simgen("train", *data, "--out", tmp_path)
+        assert outcome.code == 2
+        assert "--data or --train" in outcome.err
+
+
+def test_root_mean_squared_errors_are_what_they_say(tmp_path) -> None:
+    dataset = toy_dataset()
+    model = initial_model(dataset, NETWORK, 0).to(torch.float64)
+    errors = evaluate(model, dataset, "valid", batch_atoms=10)
+    energies, forces = [], []
+    for i in np.flatnonzero(dataset.split == 1):
+        atoms = slice(dataset.first_atom[i], dataset.first_atom[i] + dataset.counts[i])
+        batch = MoleculeBatch.from_arrays(
+            [(dataset.numbers[atoms], dataset.positions[atoms])], dtype=torch.float64
+        )
+        energy, force = model.energy_and_forces(batch)
+        energies.append(float(energy[0]) - dataset.energies[i])
+        forces.append(force.numpy() - dataset.forces[atoms])
+    assert errors.energy_rmse == pytest.approx(np.sqrt(np.mean(np.square(energies))))
+    assert errors.force_rmse == pytest.approx(np.sqrt(np.mean(np.square(np.concatenate(forces)))))

@@ -14,7 +14,7 @@ from typing import Annotated, NoReturn
 import typer
 
 import simgen
-from simgen.cli import benchmark, evaluate, files, generate, models, priors, train
+from simgen.cli import benchmark, evaluate, files, generate, models, priors, train, web
 from simgen.errors import SimgenError
 
 app = typer.Typer(
@@ -28,11 +28,13 @@ app = typer.Typer(
     "4 device or memory, 5 missing optional package, 130 interrupted.",
 )
 app.command("generate")(generate.generate)
+app.command("run")(generate.run)
 app.command("relax")(files.relax)
 app.command("hydrogenate")(files.hydrogenate)
 app.command("validate")(files.validate)
 app.command("evaluate")(evaluate.evaluate)
 app.command("train")(train.train)
+app.command("web")(web.web)
 app.add_typer(benchmark.app, name="benchmark")
 app.add_typer(models.app, name="models")
 app.add_typer(train.data_app, name="data")

@@ -150,6 +150,112 @@ def shapes(
     typer.echo(f"see {out / 'shapes.md'}")
 
 
+Attempts = Annotated[int, typer.Option(min=1, help="Attempts of each task.")]
+Workers = Annotated[
+    int | None, typer.Option(min=1, help="Processes of each run; by default one per core.")
+]
+
+
+@app.command("linkers")
+def linkers(
+    out: Annotated[Path, typer.Option(help="Folder for the results; what is finished stays.")],
+    pairs: Annotated[int, typer.Option(min=1, help="Pairs of fragments to link.")] = 50,
+    attempts: Attempts = 4,
+    seed: Annotated[int, typer.Option(help="Seed of the first run.")] = 0,
+    workers: Workers = None,
+    model: Model = "small",
+    device: Device = "auto",
+) -> None:
+    """Link fragments of held-out reference molecules, the linker's size given and not.
+
+    Interrupt it at any time; the same command goes on.
+    """
+    from simgen.benchmarks.constraints import benchmark_linkers, linkers_to_markdown
+    from simgen.devices import default_workers
+    from simgen.generation import Generator
+
+    generator = Generator.from_pretrained(model, device=device)
+    scores = benchmark_linkers(
+        generator,
+        out,
+        n_pairs=pairs,
+        n_attempts=attempts,
+        seed=seed,
+        progress=progress_bar,
+        n_workers=workers or default_workers(generator.device),
+    )
+    _show(out / "linkers.md", linkers_to_markdown(scores))
+
+
+@app.command("scaffolds")
+def scaffolds(
+    out: Annotated[Path, typer.Option(help="Folder for the results; what is finished stays.")],
+    count: Annotated[int, typer.Option(min=1, help="Ring systems to decorate.")] = 20,
+    attempts: Attempts = 4,
+    seed: Annotated[int, typer.Option(help="Seed of the first run.")] = 0,
+    workers: Workers = None,
+    model: Model = "small",
+    device: Device = "auto",
+) -> None:
+    """Decorate ring systems of held-out reference molecules where a substituent was.
+
+    Interrupt it at any time; the same command goes on.
+    """
+    from simgen.benchmarks.constraints import benchmark_scaffolds, scaffolds_to_markdown
+    from simgen.devices import default_workers
+    from simgen.generation import Generator
+
+    generator = Generator.from_pretrained(model, device=device)
+    scores = benchmark_scaffolds(
+        generator,
+        out,
+        n_scaffolds=count,
+        n_attempts=attempts,
+        seed=seed,
+        progress=progress_bar,
+        n_workers=workers or default_workers(generator.device),
+    )
+    _show(out / "scaffolds.md", scaffolds_to_markdown(scores))
+
+
+@app.command("analogues")
+def analogues(
+    out: Annotated[Path, typer.Option(help="Folder for the results; what is finished stays.")],
+    attempts: Attempts = 16,
+    seed: Annotated[int, typer.Option(help="Seed of every run.")] = 0,
+    workers: Workers = None,
+    model: Model = "small",
+    device: Device = "auto",
+) -> None:
+    """Make analogues of three series, with their core fixed and without.
+
+    Interrupt it at any time; the same command goes on.
+    """
+    from simgen.benchmarks.constraints import analogues_to_markdown, benchmark_analogues
+    from simgen.devices import default_workers
+    from simgen.generation import Generator
+
+    generator = Generator.from_pretrained(model, device=device)
+    scores = benchmark_analogues(
+        generator,
+        out,
+        n_attempts=attempts,
+        seed=seed,
+        progress=progress_bar,
+        n_workers=workers or default_workers(generator.device),
+    )
+    _show(out / "analogues.md", analogues_to_markdown(scores))
+
+
+def _show(path: Path, text: str) -> None:
+    """Write a table and print it."""
+    from simgen.io import write_text
+
+    write_text(path, text)
+    typer.echo(text, nl=False)
+    typer.echo(f"see {path}")
+
+
 @app.command("speed")
 def speed(
     out: Annotated[Path, typer.Option(help="Folder for the results; what is finished stays.")],
@@ -165,3 +271,58 @@ def speed(
     results = benchmark(SUITES[size], model, out, progress=progress_bar)
     typer.echo(to_markdown(results), nl=False)
     typer.echo(f"see {out / 'speed.md'}")
+
+
+@app.command("acac")
+def acac(
+    data: Annotated[Path, typer.Option(help="Folder of the acetylacetone data set.")],
+    out: Annotated[Path, typer.Option(help="Folder for the results; what is finished stays.")],
+    hours: Annotated[float, typer.Option(help="Time that training may take.")] = 2.0,
+    settings: Annotated[
+        Path | None,
+        typer.Option(help='JSON file {"network": {...}, "training": {...}} of what shall differ.'),
+    ] = None,
+    device: Device = "auto",
+    processes: Annotated[
+        int | None, typer.Option(min=1, help="Processes on a CPU; by default one per core.")
+    ] = None,
+) -> None:
+    """Train a network on 500 geometries of acetylacetone, and test it on others.
+
+    Interrupt it at any time; the same command goes on.
+    """
+    from dataclasses import asdict
+
+    import torch
+
+    from simgen.benchmarks.acac import NETWORK, TRAINING, benchmark, to_markdown
+    from simgen.cli.train import read_settings
+    from simgen.devices import default_workers, resolve_device
+    from simgen.models import NetworkConfig
+    from simgen.training import TrainingConfig
+
+    target = resolve_device(device)
+    chosen, limit = read_settings(settings), 3600.0 * hours
+    network = NetworkConfig.from_dict(asdict(NETWORK) | chosen.get("network", {}))
+    training = TrainingConfig.from_dict(
+        asdict(TRAINING) | chosen.get("training", {}) | {"max_seconds": limit}
+    )
+    n_processes = processes or default_workers(target)
+    if n_processes > 1:
+        torch.set_num_threads(1)  # threads of several processes would wait for each other
+    try:
+        with progress_bar("training", "s") as update:
+            result = benchmark(
+                data,
+                out,
+                network,
+                training,
+                device=target,
+                n_processes=n_processes,
+                progress=lambda _, __, metrics: update(min(metrics["elapsed"], limit), int(limit)),
+            )
+    except KeyboardInterrupt:
+        typer.echo(f"error: interrupted; the same command goes on with what is in {out}", err=True)
+        raise typer.Exit(130) from None
+    typer.echo(to_markdown(result), nl=False)
+    typer.echo(f"see {out / 'acac.md'}")

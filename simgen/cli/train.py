@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -92,11 +94,8 @@ def train(
     from simgen.training import train as run
 
     target = resolve_device(device)
-    chosen = _read_settings(settings) if settings else {}
-    try:
-        training = TrainingConfig(**chosen.get("training", {}))
-    except TypeError as error:
-        raise ConfigError(f"{settings}, section training: {error}") from None
+    chosen = read_settings(settings)
+    training = TrainingConfig.from_dict(chosen.get("training", {}))
     dataset: TrainingData
     atomic_energies: dict[int, float] = {}
     if data is not None:
@@ -112,11 +111,9 @@ def train(
             forces_key=forces_key,
         )
         atomic_energies = structures.atomic_energies
-    network = {"elements": sorted({int(z) for z in dataset.numbers}), **chosen.get("network", {})}
-    config = NetworkConfig.from_dict(network)
-    if preset is not None:
-        elements = network.pop("elements")
-        config = PRESETS[preset](elements, **network)
+    elements = tuple(sorted({int(z) for z in dataset.numbers}))
+    base = PRESETS[preset](elements) if preset else NetworkConfig(elements)
+    network = NetworkConfig.from_dict(asdict(base) | chosen.get("network", {}))
     n_processes = processes or default_workers(target)
     if n_processes > 1:
         import torch
@@ -125,7 +122,7 @@ def train(
     with progress_bar("training", "steps") as update:
         path = run(
             dataset,
-            config,
+            network,
             training,
             out,
             atomic_energies=atomic_energies,
@@ -139,13 +136,18 @@ def train(
     typer.echo(f"wrote {path}")
 
 
-def _read_settings(path: Path) -> dict[str, Any]:
-    import json
-
+def read_settings(path: Path | None) -> dict[str, dict[str, Any]]:
+    """Read the sections ``network`` and ``training`` of a settings file, if there is one."""
+    if path is None:
+        return {}
     try:
         settings = json.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise LoadError(f"cannot read settings from {path}: {error}") from None
-    if not isinstance(settings, dict) or set(settings) - {"network", "training"}:
+    if not (
+        isinstance(settings, dict)
+        and set(settings) <= {"network", "training"}
+        and all(isinstance(section, dict) for section in settings.values())
+    ):
         raise ConfigError(f'expected {{"network": {{...}}, "training": {{...}}}} in {path}')
     return settings

@@ -172,9 +172,12 @@ class Generator:
         composition = (
             elements if isinstance(elements, Composition) else Composition(tuple(elements))
         )
+        if prior is None and scaffold is None:
+            prior = Gaussian() if host is None else host.cavity()
         sizes = _sizes(n_heavy_atoms, composition, scaffold, prior)
         if prior is None:
-            prior = _default_prior(scaffold, host, sizes)
+            assert scaffold is not None
+            prior = scaffold.prior(sum(sizes) // 2)
         run = None if out is None else RunFolder(Path(out), resume=resume)
         if seed is None:
             # A run that is resumed without a seed goes on with the one that was drawn for it.
@@ -229,13 +232,7 @@ def _sizes(
     if composition.n_heavy_atoms is not None:
         given = 0 if scaffold is None else len(scaffold.heavy)
         return (composition.n_heavy_atoms - given,) * 2
-    if prior is None and scaffold is not None:
-        return scaffold.linker_sizes()
-    return (suggest_atoms(Gaussian() if prior is None else prior),) * 2
-
-
-def _default_prior(scaffold: Scaffold | None, host: Host | None, sizes: tuple[int, int]) -> Prior:
-    """Where atoms are wanted if nothing is said about it."""
-    if scaffold is not None:
-        return scaffold.prior(sum(sizes) // 2)
-    return Gaussian() if host is None else host.cavity()
+    if prior is not None:
+        return (suggest_atoms(prior),) * 2
+    assert scaffold is not None  # what decides where atoms go if no prior does
+    return scaffold.linker_sizes()

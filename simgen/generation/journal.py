@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,9 @@ from simgen.sampling import Progress
 
 JOURNAL = "attempts.jsonl"
 """File in the output folder that holds the finished attempts: a header, then a line per chunk."""
+
+_LONGEST_VALUE = 80
+"""Values of more characters than this are not shown in messages."""
 
 
 class RunFolder:
@@ -114,9 +117,25 @@ def _check_identity(found: Mapping[str, Any], expected: Mapping[str, Any], path:
     """Raise a ConfigError that names the first difference between two runs."""
     theirs = {**found["config"], "weights": found["model"], "molecules": found["reference"]}
     ours = {**expected["config"], "weights": expected["model"], "molecules": expected["reference"]}
-    for key, value in ours.items():
-        if theirs.get(key) != value:
-            raise ConfigError(
-                f"the run in {path} has another configuration: {key} is {theirs.get(key)} there "
-                f"and {value} here; use the same options to resume, or another folder"
-            )
+    for key, there, here in _differences(theirs, ours):
+        raise ConfigError(
+            f"the run in {path} has another configuration: {key} is {there} there and {here} "
+            "here; use the same options to resume, or another folder"
+        )
+
+
+def _differences(
+    theirs: Mapping[str, Any], ours: Mapping[str, Any]
+) -> Iterator[tuple[str, str, str]]:
+    """Names and values of what differs, parts of parts included."""
+    for key, here in ours.items():
+        there = theirs.get(key)
+        if isinstance(here, dict) and isinstance(there, dict):
+            yield from _differences(there, here)
+        elif there != here:
+            yield key, _short(there), _short(here)
+
+
+def _short(value: object) -> str:
+    text = str(value)
+    return text if len(text) <= _LONGEST_VALUE else "something else"

@@ -87,7 +87,7 @@ class NetworkConfig:
         Whether messages are divided by one plus a learned density of neighbours instead of by
         ``avg_n_neighbours``.
     avg_n_neighbours : float
-        Typical number of neighbours; messages are divided by it.
+        Typical number of neighbours; messages are divided by it, or by its root if there are gates.
     readouts : {"all", "last"}
         Which layers contribute to the energy.
     readout_width : int

@@ -91,17 +91,17 @@ def from_mace(mace: Any) -> ForceField:
 
 def to_mace(model: ForceField) -> Any:
     """Convert to a mace-torch model in memory; see :func:`export_mace`."""
-    _require_mace()
-    from e3nn import o3  # type: ignore[import-untyped, import-not-found, unused-ignore]
-    from mace import modules  # type: ignore[import-untyped, import-not-found, unused-ignore]
-    from mace.tools.torch_tools import default_dtype  # type: ignore[import-untyped, import-not-found, unused-ignore]
-
     config = model.config
     if config.beyond_mace:
         raise InputError(
             "mace-torch's MACE cannot represent this network; it differs in "
             f"{', '.join(config.beyond_mace)}"
         )
+    _require_mace()
+    from e3nn import o3  # type: ignore[import-untyped, import-not-found, unused-ignore]
+    from mace import modules  # type: ignore[import-untyped, import-not-found, unused-ignore]
+    from mace.tools.torch_tools import default_dtype  # type: ignore[import-untyped, import-not-found, unused-ignore]
+
     names = {features: name for name, features in _FIRST.items()}
     hidden = "+".join(
         f"{config.n_channels}x{ell}{'oe'[ell % 2 == 0]}" for ell in range(config.hidden_l_max + 1)

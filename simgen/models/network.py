@@ -92,7 +92,7 @@ class Interaction(ConstantsModule):
     W h_j                                                       ``up``
     R_p(r_ij)                                                   ``weight_of_path``
     sum_j R_p(r_ij) C (Y_l(ij), W h_j)                          ``messages``
-    A_i = sum_p W_p (message of p) / number of neighbours       ``basis``
+    A_i = gain * sum_p W_p (message of p)                       ``basis``
     ==========================================================  ================================
 
     Parameters
@@ -125,7 +125,10 @@ class Interaction(ConstantsModule):
     ) -> None:
         super().__init__()
         n_channels = config.n_channels
-        self.avg_n_neighbours = config.avg_n_neighbours
+        # Gates want arguments of order one, as the sum over the root of the number of its terms is
+        # (arXiv:2101.03164); MACE has the mean.
+        is_gated = config.nonlinearity == "gate"
+        self.gain = config.avg_n_neighbours ** (-0.5 if is_gated else -1.0)
         self.paths = _paths(inputs, config.l_max, outputs)
         """Place among the inputs, degree of the harmonics, place among the outputs."""
         self.sources = [*range(len(outputs)), *[0] * n_gates]
@@ -177,7 +180,7 @@ class Interaction(ConstantsModule):
                     ]
                 )
             )
-        gain, divisor = 1 / self.avg_n_neighbours, None
+        gain, divisor = self.gain, None
         if self.density is not None:
             slots = graph.hoods.from_edges(torch.tanh(self.density(graph.radial) ** 2))
             blocks = graph.hoods.split(slots * graph.hoods.sign.abs())

@@ -97,6 +97,14 @@ class TrainingConfig:
             if not math.isfinite(value) or value < 0:
                 raise ConfigError(f"expected a number >= 0 for {field.name}, got {value}")
 
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> TrainingConfig:
+        """Build settings from a mapping; unknown keys raise :class:`ConfigError`."""
+        known = {field.name for field in fields(cls)}
+        if unknown := sorted(set(values) - known):
+            raise ConfigError(f"unknown keys {unknown}; expected {sorted(known)}")
+        return cls(**values)
+
 
 @dataclass(frozen=True, slots=True)
 class Errors:
@@ -370,7 +378,8 @@ def train(
     n_processes : int
         Processes among which each batch is divided, on a CPU; the result is the same to rounding.
     progress : callable, optional
-        Called at every step with (step, n_steps, latest metrics).
+        Called at every step with (step, n_steps, latest metrics); these have the seconds that the
+        run has taken as ``elapsed``.
 
     Raises
     ------
@@ -428,9 +437,9 @@ def train(
             for name, parameter in model.named_parameters():
                 average[name].lerp_(parameter, 1.0 - decay)
         losses.append(loss)
-        if progress:
-            progress(state.step, config.n_steps, latest)
         seconds = time.monotonic() - start
+        if progress:
+            progress(state.step, config.n_steps, latest | {"elapsed": seconds})
         is_last = schedule(state.step, config, seconds) <= 0.0
         if state.step % config.validate_every == 0 or is_last:
             averaged = ForceField(model.config)
@@ -581,7 +590,7 @@ def _claim(path: Path, settings: dict[str, Any]) -> None:
             # What was no setting yet when they were written has its default value.
             network = NetworkConfig.from_dict(stored["network"])
             stored["network"] = json.loads(network.to_json())
-            stored["training"] = asdict(TrainingConfig(**stored["training"]))
+            stored["training"] = asdict(TrainingConfig.from_dict(stored["training"]))
         except (ValueError, KeyError, TypeError):
             stored = None
         if stored != settings:
