@@ -23,10 +23,9 @@ BOND_REACH = 1.2
 """Atoms within this multiple of the sum of their covalent radii hang together."""
 LARGEST_RADIUS = max(COVALENT_RADII.values())
 """Covalent radius of elements without one in the table, angstrom."""
-STRENGTH = 1.0
-"""Score of a fragment's nearest atom, 1/angstrom; the similarity score is clipped at 1.7."""
-FIRM_STRENGTH = 3.0
-"""The same where fragments meet atoms that do not move: all of the way is the mobile ones'."""
+STRENGTH = 3.0
+"""Score of a fragment's nearest atom, 1/angstrom. More than the 1.7 at which the similarity score is
+clipped: an atom two bond lengths from a fragment looks better the farther it is."""
 ONSET = 0.5
 """Noise level in angstrom; far above it fragments come and go, too early to be joined."""
 SMALLEST_SQUARE = 1e-12

@@ -322,12 +322,6 @@ def evolve(
     return Samples(originals(), finite[::n_particles])
 
 
-def molecule_energies(score: EnergyScore, batch: MoleculeBatch, sigma: float) -> Tensor:
-    """Energy of each molecule, the sum over its atoms: shape (n_molecules,), float64."""
-    energies = independent(score, batch, 1).atom_energies(batch, sigma)
-    return batch.sum_per_molecule(energies.to(torch.float64))
-
-
 def independent(score: EnergyScore, batch: MoleculeBatch, n_particles: int) -> EnergyScore:
     """Make the score of a molecule independent of the batch it is in, bit for bit, on the CPU."""
     on_cpu = batch.positions.device.type == "cpu"

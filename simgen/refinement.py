@@ -18,7 +18,7 @@ from torch import Tensor
 
 from simgen.cohesion import n_fragments
 from simgen.errors import ConfigError
-from simgen.evolution import EnergyScore, EvolutionSettings, evolve, molecule_energies
+from simgen.evolution import EnergyScore, EvolutionSettings, evolve, independent
 from simgen.molecules import MoleculeBatch
 from simgen.noise import Noise
 from simgen.sampling import Callback, HeunSettings, Samples
@@ -77,7 +77,8 @@ def refine(
     sigmas : sequence of float
         Falling noise levels of the run that made them, angstrom.
     goal : float
-        Molecules whose mean energy per atom is at most this are finished.
+        Molecules whose mobile atoms have at most this mean energy are finished: fixed ones may be
+        unlike the reference, and stay so.
     noise : Noise
         Random numbers of the molecules.
     settings, evolution, heun_settings : optional
@@ -96,9 +97,9 @@ def refine(
     batch, finite = samples.molecules, samples.finite
     if not batch.n_molecules:
         return samples
-    energies, torn = _fitness(score, batch, levels[-1])
+    energies, means, torn = _fitness(score, batch, levels[-1])
     for round_ in range(1, settings.n_rounds + 1):
-        unfinished = finite & (torn | (energies > goal * batch.counts))
+        unfinished = finite & (torn | (means > goal))
         for highest, chosen in (
             (settings.sigma, unfinished & ~torn),
             (settings.torn_sigma, unfinished & torn),
@@ -117,7 +118,7 @@ def refine(
                 first_step=round_ * len(levels),
                 callback=callback,
             )
-            new_energies, new_torn = _fitness(score, part.molecules, levels[-1])
+            new_energies, new_means, new_torn = _fitness(score, part.molecules, levels[-1])
             # In one piece is better than in several; else the lower energy is better.
             better = torch.where(
                 torn[rows] == new_torn, new_energies < energies[rows], torn[rows] & ~new_torn
@@ -127,10 +128,20 @@ def refine(
             source[rows[improved]] = batch.n_molecules + improved
             batch = MoleculeBatch.cat([batch, part.molecules])[source]
             energies = energies.index_copy(0, rows[improved], new_energies[improved])
+            means = means.index_copy(0, rows[improved], new_means[improved])
             torn = torn.index_copy(0, rows[improved], new_torn[improved])
     return Samples(batch, finite)
 
 
-def _fitness(score: EnergyScore, batch: MoleculeBatch, sigma: float) -> tuple[Tensor, Tensor]:
-    """Energy of each molecule, and whether it is in several parts: both (n_molecules,)."""
-    return molecule_energies(score, batch, sigma), n_fragments(batch) > 1
+def _fitness(
+    score: EnergyScore, batch: MoleculeBatch, sigma: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Energy of each molecule, mean of its mobile atoms, and whether it is in several parts.
+
+    All of shape (n_molecules,).
+    """
+    atoms = independent(score, batch, 1).atom_energies(batch, sigma).to(torch.float64)
+    mobile = (~batch.fixed).to(torch.float64)
+    # A molecule without mobile atoms has nothing to improve: its mean is not a number.
+    means = batch.sum_per_molecule(atoms * mobile) / batch.sum_per_molecule(mobile)
+    return batch.sum_per_molecule(atoms), means, n_fragments(batch) > 1

@@ -140,6 +140,8 @@ def check_closed_shell(mol: Chem.Mol) -> Check:
     """All electrons are paired. Value: number of unpaired electrons, at least."""
     copy = Chem.Mol(mol)
     copy.UpdatePropertyCache(strict=False)
+    # An aromatic sulfur without implicit hydrogens would count as a radical.
+    Chem.SanitizeMol(copy, Chem.SanitizeFlags.SANITIZE_KEKULIZE, catchErrors=True)
     Chem.AssignRadicals(copy)
     n_unpaired = sum(atom.GetNumRadicalElectrons() for atom in copy.GetAtoms())
     n_protons = sum(atom.GetAtomicNum() + atom.GetTotalNumHs() for atom in copy.GetAtoms())

@@ -8,7 +8,7 @@ from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
 from simgen.errors import ConfigError
-from simgen.evolution import EvolutionSettings, Palette, molecule_energies
+from simgen.evolution import EvolutionSettings, Palette
 from simgen.molecules import MoleculeBatch
 from simgen.noise import Noise
 from simgen.refinement import RefinementSettings, refine
@@ -41,6 +41,11 @@ def molecules(n_molecules: int, n_atoms: int = 6, spread: float = 2.0) -> Sample
     return Samples(batch, torch.ones(n_molecules, dtype=torch.bool))
 
 
+def energies(samples: Samples) -> Tensor:
+    batch = samples.molecules
+    return batch.sum_per_molecule(Ring().atom_energies(batch, LEVELS[-1]).double())
+
+
 def noise(*samples: int) -> Noise:
     return Noise(3, torch.tensor(samples))
 
@@ -59,11 +64,11 @@ def run(samples: Samples, goal: float, rng: Noise, **options: object) -> Samples
 
 def test_energies_fall_and_never_rise() -> None:
     start = molecules(5, spread=0.6)
-    before = molecule_energies(Ring(), start.molecules, LEVELS[-1])
+    before = energies(start)
     previous = before
     for n_rounds in (1, 2, 4):
         refined = run(start, -1.0, noise(*range(5)), n_rounds=n_rounds, sigma=0.5)
-        after = molecule_energies(Ring(), refined.molecules, LEVELS[-1])
+        after = energies(refined)
         assert (after <= previous).all()
         previous = after
     assert (previous < 0.5 * before).all()
@@ -74,6 +79,18 @@ def test_finished_molecules_stay_bit_for_bit() -> None:
     refined = run(start, 1e6, noise(0, 1, 2))
     assert torch.equal(refined.molecules.positions, start.molecules.positions)
     assert torch.equal(refined.molecules.atomic_numbers, start.molecules.atomic_numbers)
+
+
+def test_fixed_atoms_that_fit_badly_are_nothing_to_improve() -> None:
+    positions = torch.tensor([[0.0, 1.0, 0.0], [1.4, 0.0, 0.0], [2.5, 0.0, 0.0]])
+    fixed = torch.tensor([False, False, True])
+    batch = MoleculeBatch.from_arrays([([6] * 3, positions)])
+    start = Samples(batch.replace(fixed=fixed), torch.tensor([True]))
+    assert float(energies(start)) > 3 * 5.0
+    refined = run(start, 5.0, noise(0), n_rounds=2, sigma=0.5)
+    assert torch.equal(refined.molecules.positions, positions)
+    refined = run(start, 0.1, noise(0), n_rounds=6, sigma=0.5)
+    assert energies(refined) < energies(start)
 
 
 def test_no_rounds_change_nothing() -> None:
@@ -92,8 +109,8 @@ def test_a_torn_molecule_is_mended_even_at_a_higher_energy() -> None:
     distances = torch.cdist(positions, positions)
     graph = (distances < reach).numpy()
     assert connected_components(graph)[0] == 1
-    before = molecule_energies(Ring(), start.molecules, LEVELS[-1])
-    assert molecule_energies(Ring(), refined.molecules, LEVELS[-1]) > before
+    before = energies(start)
+    assert energies(refined) > before
 
 
 def test_the_batch_does_not_matter() -> None:

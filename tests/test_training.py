@@ -1,5 +1,6 @@
 import json
 import math
+import multiprocessing
 from dataclasses import replace
 from pathlib import Path
 
@@ -139,6 +140,15 @@ def test_muon_steps_have_the_size_of_the_learning_rate() -> None:
     assert float(weight.detach().square().mean().sqrt()) == pytest.approx(0.01, rel=0.2)
 
 
+def test_weights_without_a_gradient_decay_at_the_given_rate() -> None:
+    weight = torch.nn.Parameter(torch.ones(32, 32))
+    optimiser = Muon([weight], lr=0.1, weight_decay=0.5)
+    weight.grad = torch.zeros(32, 32)
+    optimiser.step()
+    optimiser.step()
+    torch.testing.assert_close(weight.detach(), torch.full((32, 32), 0.95**2))
+
+
 def test_large_matrices_are_trained_by_muon_and_everything_else_by_adam() -> None:
     model = initial_model(toy_dataset(), replace(NETWORK, n_channels=16), 0)
     muon, adam = make_optimisers(model, 0.1, 0.2)
@@ -179,6 +189,15 @@ def test_two_processes_train_the_same_model_as_one(tmp_path) -> None:
     two = load_model(train(dataset, NETWORK, CONFIG, tmp_path / "two", n_processes=2))
     for name, value in one.state_dict().items():
         torch.testing.assert_close(two.state_dict()[name], value, rtol=1e-3, atol=1e-4)
+
+
+def test_helping_processes_end_when_the_run_fails(tmp_path) -> None:
+    def kill(step: int, n_steps: int, metrics: dict[str, float]) -> None:
+        raise KilledError
+
+    with pytest.raises(KilledError):
+        train(toy_dataset(), NETWORK, CONFIG, tmp_path, n_processes=2, progress=kill)
+    assert not multiprocessing.active_children()
 
 
 def test_training_stops_early_when_nothing_improves(tmp_path) -> None:

@@ -50,6 +50,16 @@ GRAPH_CASES = [
 ]
 
 
+def test_a_thiophene_that_states_its_hydrogens_is_no_radical() -> None:
+    mol = Chem.MolFromSmiles("c1cc[s]c1")
+    for atom in mol.GetAtoms():
+        atom.SetNumExplicitHs(atom.GetTotalNumHs())
+        atom.SetNoImplicit(True)
+    assert check_closed_shell(mol).passed
+    mol.GetAtomWithIdx(0).SetNumExplicitHs(0)
+    assert not check_closed_shell(mol).passed
+
+
 @pytest.mark.parametrize(("check", "good", "bad", "status"), GRAPH_CASES)
 def test_checks_of_the_graph(check, good: str, bad: str, status: Status) -> None:
     passing, failing = (check(Chem.MolFromSmiles(s)) for s in (good, bad))

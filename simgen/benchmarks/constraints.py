@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from itertools import combinations
+from itertools import combinations, product
 from pathlib import Path
 from typing import Any, Literal
 
@@ -378,42 +378,44 @@ def benchmark_linkers(
     """
     tasks, rest = suite(load_reference("organic"), n_pairs, linker_cuts)
     sizes: tuple[Literal["given", "auto"], ...] = ("given", "auto")
-    rows: list[dict[str, object]] = []
-    scores = []
-    for size in sizes:
-        results = []
-        with progress(f"linkers, size {size}", "attempts") as update:
-            for number, task in enumerate(tasks):
-                result = _run(
-                    generator, out / f"{size}-{task.parent.digest[:12]}", n_attempts,
-                    task.n_removed if size == "given" else "auto", seed + number, rest, n_workers,
-                    scaffold=task.scaffold,
-                    callback=_part_of(update, number, n_pairs, n_attempts),
-                )  # fmt: skip
-                results.append(result)
-                rows.append({"size": size, **_row(task, result)})
-        flags = [
-            [is_valid(a, task.scaffold) for a in result.attempts]
-            for task, result in zip(tasks, results, strict=True)
-        ]
-        recovered = [_recovers(task, r) for task, r in zip(tasks, results, strict=True)]
-        scores.append(
-            LinkerScores(
-                size=size,
-                valid=Share.of(flag for of_pair in flags for flag in of_pair),
-                solved=Share.of(_best_is_valid(t, r) for t, r in zip(tasks, results, strict=True)),
-                recovered=Share.of(any(found) for found in recovered),
-                recovered_by_best=Share.of(
-                    r.best is not None and found[r.best.index]
-                    for r, found in zip(results, recovered, strict=True)
-                ),
-                statuses=_statuses(results),
-                seconds=_seconds(results),
-            )
-        )
-        io.write_csv(out / "linkers.csv", rows, list(rows[0]))
-        io.write_json(out / "linkers.json", [asdict(one) for one in scores])
+    results: dict[str, list[GenerationResult]] = {size: [] for size in sizes}
+    with progress("linkers", "attempts") as update:
+        for number, (task, size) in enumerate(product(tasks, sizes)):
+            result = _run(
+                generator, out / f"{size}-{task.parent.digest[:12]}", n_attempts,
+                task.n_removed if size == "given" else "auto", seed + number, rest, n_workers,
+                scaffold=task.scaffold,
+                callback=_part_of(update, number, len(sizes) * n_pairs, n_attempts),
+            )  # fmt: skip
+            results[size].append(result)
+    rows = [
+        {"size": size, **_row(task, result)}
+        for size in sizes
+        for task, result in zip(tasks, results[size], strict=True)
+    ]
+    scores = [_judge_linkers(size, tasks, results[size]) for size in sizes]
+    io.write_csv(out / "linkers.csv", rows, list(rows[0]))
+    io.write_json(out / "linkers.json", [asdict(one) for one in scores])
     return scores
+
+
+def _judge_linkers(
+    size: str, tasks: Sequence[Task], results: Sequence[GenerationResult]
+) -> LinkerScores:
+    pairs = list(zip(tasks, results, strict=True))
+    recovered = [_recovers(task, result) for task, result in pairs]
+    return LinkerScores(
+        size=size,
+        valid=Share.of(is_valid(a, task.scaffold) for task, r in pairs for a in r.attempts),
+        solved=Share.of(r.best is not None and is_valid(r.best, t.scaffold) for t, r in pairs),
+        recovered=Share.of(any(found) for found in recovered),
+        recovered_by_best=Share.of(
+            r.best is not None and found[r.best.index]
+            for r, found in zip(results, recovered, strict=True)
+        ),
+        statuses=_statuses(results),
+        seconds=_seconds(results),
+    )
 
 
 def benchmark_scaffolds(
@@ -622,10 +624,6 @@ def _recovers(task: Task, result: GenerationResult) -> list[bool]:
         is_valid(a, task.scaffold) and a.mol is not None and molecule_key(a.mol) == task.key
         for a in result.attempts
     ]
-
-
-def _best_is_valid(task: Task, result: GenerationResult) -> bool:
-    return result.best is not None and is_valid(result.best, task.scaffold)
 
 
 def _statuses(results: Sequence[GenerationResult]) -> dict[str, int]:

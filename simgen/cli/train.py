@@ -119,17 +119,21 @@ def train(
         import torch
 
         torch.set_num_threads(1)  # threads of several processes would wait for each other
-    with progress_bar("training", "steps") as update:
-        path = run(
-            dataset,
-            network,
-            training,
-            out,
-            atomic_energies=atomic_energies,
-            device=target,
-            n_processes=n_processes,
-            progress=lambda step, n_steps, _: update(step, n_steps),
-        )
+    try:
+        with progress_bar("training", "steps") as update:
+            path = run(
+                dataset,
+                network,
+                training,
+                out,
+                atomic_energies=atomic_energies,
+                device=target,
+                n_processes=n_processes,
+                progress=lambda step, n_steps, _: update(step, n_steps),
+            )
+    except KeyboardInterrupt:
+        typer.echo(f"error: interrupted; the same command goes on with what is in {out}", err=True)
+        raise typer.Exit(130) from None
     for part, errors in record_errors(path, dataset).items():
         figures = ", ".join(f"{name} {value:g}" for name, value in errors.items())
         typer.echo(f"{part}: {figures}")

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from simgen.cohesion import FIRM_STRENGTH, STRENGTH, Cohesion
+from simgen.cohesion import Cohesion
 from simgen.density import LogDensity, Repulsion, SimilarityKernel, SimilarityScore
 from simgen.descriptors.force_field import ForceFieldDescriptor
 from simgen.devices import keep_freed_memory, memory_budget
@@ -151,9 +151,7 @@ class Run:
         n_given = 0 if scaffold is None else len(scaffold.heavy)
         closed = () if scaffold is None else scaffold.closed
         closed += tuple(range(n_given, len(self.frame[0])))
-        strength = FIRM_STRENGTH if self.frame[0].size else STRENGTH
-        cohesion = Cohesion(strength, closed=closed)
-        terms: list[LogDensity] = [Repulsion(), cohesion, self.config.prior]
+        terms: list[LogDensity] = [Repulsion(), Cohesion(closed=closed), self.config.prior]
         if scaffold is not None:
             terms.append(scaffold.obstacles())
         if host is not None:

@@ -59,12 +59,21 @@ class Muon(torch.optim.Optimizer):
         Weights; their last two dimensions are matrices.
     lr : float
         Root mean square of the change of a weight in one step.
+    weight_decay : float
+        Weights shrink by this share times the learning rate in each step. Without, a long training
+        at a high rate makes them as long as its random walk is, and the network rough.
     momentum : float
         Decay of the mean of the gradients, per step.
     """
 
-    def __init__(self, params: Iterable[Tensor], lr: float, momentum: float = 0.95) -> None:
-        super().__init__(params, {"lr": lr, "momentum": momentum})
+    def __init__(
+        self,
+        params: Iterable[Tensor],
+        lr: float,
+        weight_decay: float = 0.0,
+        momentum: float = 0.95,
+    ) -> None:
+        super().__init__(params, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum})
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
@@ -78,14 +87,15 @@ class Muon(torch.optim.Optimizer):
                     state["mean"] = torch.zeros_like(weight)
                 state["mean"].lerp_(weight.grad, 1 - group["momentum"])
                 step = orthogonalise(weight.grad.lerp(state["mean"], group["momentum"]))
+                weight.mul_(1 - group["lr"] * group["weight_decay"])
                 # The root mean square of an orthogonal matrix's elements is 1/sqrt(longer side).
                 weight.add_(step, alpha=-group["lr"] * math.sqrt(max(weight.shape[-2:])))
 
 
 def make_optimisers(
-    model: nn.Module, learning_rate: float, adam_learning_rate: float
+    model: nn.Module, learning_rate: float, adam_learning_rate: float, weight_decay: float = 0.0
 ) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices, Adam for everything else."""
+    """Muon for the matrices, which decay if wanted, Adam for everything else."""
     matrices: list[nn.Parameter] = []
     others: list[nn.Parameter] = []
     for weight in model.parameters():
@@ -93,7 +103,7 @@ def make_optimisers(
         (matrices if is_matrix else others).append(weight)
     optimisers: list[torch.optim.Optimizer] = []
     if matrices:
-        optimisers.append(Muon(matrices, learning_rate))
+        optimisers.append(Muon(matrices, learning_rate, weight_decay))
     if others:
         optimisers.append(torch.optim.Adam(others, adam_learning_rate, betas=(0.9, 0.99)))
     return optimisers

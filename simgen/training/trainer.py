@@ -17,11 +17,14 @@ from __future__ import annotations
 import csv
 import json
 import math
+import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, fields, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
+from threading import current_thread, main_thread
 from typing import Any
 
 import numpy as np
@@ -61,6 +64,8 @@ class TrainingConfig:
         Highest learning rate of Muon, which trains the matrices.
     adam_learning_rate : float
         The same of Adam, which trains everything else.
+    weight_decay : float
+        Share by which the matrices shrink in each step, per learning rate.
     n_warmup : int
         Steps over which the learning rates rise from zero.
     ema_decay : float
@@ -82,6 +87,7 @@ class TrainingConfig:
     batch_atoms: int = 512
     learning_rate: float = 0.02
     adam_learning_rate: float = 5e-3
+    weight_decay: float = 0.0
     n_warmup: int = 200
     ema_decay: float = 0.999
     energy_weight: float = 2.0
@@ -400,7 +406,9 @@ def train(
 
     of_atoms = energies_of_atoms(dataset, network.elements, atomic_energies).to(device)
     model = initial_model(dataset, network, config.seed, of_atoms.cpu()).to(device)
-    optimisers = make_optimisers(model, config.learning_rate, config.adam_learning_rate)
+    optimisers = make_optimisers(
+        model, config.learning_rate, config.adam_learning_rate, config.weight_decay
+    )
     highest_rates = [optimiser.param_groups[0]["lr"] for optimiser in optimisers]
     average = {name: p.detach().clone() for name, p in model.named_parameters()}
     checkpoint = out / "checkpoint.safetensors"
@@ -413,64 +421,62 @@ def train(
     start = time.monotonic() - state.seconds
     losses: list[Tensor] = []
     latest: dict[str, float] = {}
-    helpers = [_Helper(model, of_atoms, dataset, config) for _ in range(n_processes - 1)]
-    for batch_indices in _batches_from(state.step, dataset, config):
-        rate = schedule(state.step, config, time.monotonic() - start)
-        if rate <= 0.0 or state.n_bad >= config.patience:
-            break
-        for optimiser, highest in zip(optimisers, highest_rates, strict=True):
-            optimiser.param_groups[0]["lr"] = highest * rate
-        by_size = batch_indices[np.argsort(dataset.counts[batch_indices], kind="stable")]
-        total = len(by_size), int(dataset.counts[by_size].sum())
-        for i, helper in enumerate(helpers, start=1):
-            helper.start(by_size[i::n_processes], total)
-        model.zero_grad(set_to_none=True)
-        loss = _backward(model, of_atoms, geometries, by_size[::n_processes], total, config)
-        for helper in helpers:
-            loss = loss + helper.finish()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
-        for optimiser in optimisers:
-            optimiser.step()
-        state.step += 1
-        decay = min(config.ema_decay, state.step / (state.step + 10.0))
-        with torch.no_grad():
-            for name, parameter in model.named_parameters():
-                average[name].lerp_(parameter, 1.0 - decay)
-        losses.append(loss)
-        seconds = time.monotonic() - start
-        if progress:
-            progress(state.step, config.n_steps, latest | {"elapsed": seconds})
-        is_last = schedule(state.step, config, seconds) <= 0.0
-        if state.step % config.validate_every == 0 or is_last:
-            averaged = ForceField(model.config)
-            averaged.load_state_dict(model.state_dict() | average)
-            averaged.atomic_energies = of_atoms.cpu()
-            precise = ForceField(model.config).to(device, torch.float64)
-            precise.load_state_dict(averaged.state_dict())
-            errors = evaluate(precise, dataset, "valid", max_geometries=1500)
-            # Of a run that is over the time is that of its last step, so that it stays over.
-            state.seconds = seconds if is_last else time.monotonic() - start
-            score = config.energy_weight * errors.energy + config.force_weight * errors.force
-            state.n_bad = 0 if score < state.best_error else state.n_bad + 1
-            latest = {
-                "step": state.step,
-                "seconds": round(state.seconds, 1),
-                "learning_rate": config.learning_rate * rate,
-                "train_loss": float(torch.stack(losses).mean()),
-                "valid_energy_mae_meV_per_atom": 1e3 * errors.energy,
-                "valid_force_mae_meV_per_A": 1e3 * errors.force,
-                "valid_energy_rmse_meV": 1e3 * errors.energy_rmse,
-                "valid_force_rmse_meV_per_A": 1e3 * errors.force_rmse,
-            }
-            losses.clear()
-            if score < state.best_error:
-                state.best_error = score
-                save_model(averaged, out / "model.safetensors", {"training": settings | latest})
-            _append_metrics(out / "metrics.csv", latest)
-            state.save(checkpoint, model, average, optimisers)
-            plot_metrics(out / "metrics.csv", out / "training.png")
-    for helper in helpers:
-        helper.stop()
+    with _helpers(n_processes - 1, model, of_atoms, dataset, config) as helpers:
+        for batch_indices in _batches_from(state.step, dataset, config):
+            rate = schedule(state.step, config, time.monotonic() - start)
+            if rate <= 0.0 or state.n_bad >= config.patience:
+                break
+            for optimiser, highest in zip(optimisers, highest_rates, strict=True):
+                optimiser.param_groups[0]["lr"] = highest * rate
+            by_size = batch_indices[np.argsort(dataset.counts[batch_indices], kind="stable")]
+            total = len(by_size), int(dataset.counts[by_size].sum())
+            for i, helper in enumerate(helpers, start=1):
+                helper.start(by_size[i::n_processes], total)
+            model.zero_grad(set_to_none=True)
+            loss = _backward(model, of_atoms, geometries, by_size[::n_processes], total, config)
+            for helper in helpers:
+                loss = loss + helper.finish()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
+            for optimiser in optimisers:
+                optimiser.step()
+            state.step += 1
+            decay = min(config.ema_decay, state.step / (state.step + 10.0))
+            with torch.no_grad():
+                for name, parameter in model.named_parameters():
+                    average[name].lerp_(parameter, 1.0 - decay)
+            losses.append(loss)
+            seconds = time.monotonic() - start
+            if progress:
+                progress(state.step, config.n_steps, latest | {"elapsed": seconds})
+            is_last = schedule(state.step, config, seconds) <= 0.0
+            if state.step % config.validate_every == 0 or is_last:
+                averaged = ForceField(model.config)
+                averaged.load_state_dict(model.state_dict() | average)
+                averaged.atomic_energies = of_atoms.cpu()
+                precise = ForceField(model.config).to(device, torch.float64)
+                precise.load_state_dict(averaged.state_dict())
+                errors = evaluate(precise, dataset, "valid", max_geometries=1500)
+                # Of a run that is over the time is that of its last step, so that it stays over.
+                state.seconds = seconds if is_last else time.monotonic() - start
+                score = config.energy_weight * errors.energy + config.force_weight * errors.force
+                state.n_bad = 0 if score < state.best_error else state.n_bad + 1
+                latest = {
+                    "step": state.step,
+                    "seconds": round(state.seconds, 1),
+                    "learning_rate": config.learning_rate * rate,
+                    "train_loss": float(torch.stack(losses).mean()),
+                    "valid_energy_mae_meV_per_atom": 1e3 * errors.energy,
+                    "valid_force_mae_meV_per_A": 1e3 * errors.force,
+                    "valid_energy_rmse_meV": 1e3 * errors.energy_rmse,
+                    "valid_force_rmse_meV_per_A": 1e3 * errors.force_rmse,
+                }
+                losses.clear()
+                if score < state.best_error:
+                    state.best_error = score
+                    save_model(averaged, out / "model.safetensors", {"training": settings | latest})
+                _append_metrics(out / "metrics.csv", latest)
+                state.save(checkpoint, model, average, optimisers)
+                plot_metrics(out / "metrics.csv", out / "training.png")
     return out / "model.safetensors"
 
 
@@ -520,7 +526,8 @@ class _Helper:
             args=(theirs, model, of_atoms, self._gradients, dataset, config),
             daemon=True,
         )
-        self._process.start()
+        with _ignored_interrupts():
+            self._process.start()
 
     def start(self, indices: NDArray[np.int64], total: tuple[int, int]) -> None:
         """Begin with a share of a batch."""
@@ -540,6 +547,40 @@ class _Helper:
         """End the process."""
         self._connection.send(None)
         self._process.join()
+
+
+@contextmanager
+def _helpers(
+    n_helpers: int,
+    model: ForceField,
+    of_atoms: Tensor,
+    dataset: TrainingData,
+    config: TrainingConfig,
+) -> Iterator[list[_Helper]]:
+    """Start helper processes, and end them however the block ends."""
+    with ExitStack() as stack:
+        helpers = []
+        for _ in range(n_helpers):
+            helper = _Helper(model, of_atoms, dataset, config)
+            stack.callback(helper.stop)
+            helpers.append(helper)
+        yield helpers
+
+
+@contextmanager
+def _ignored_interrupts() -> Iterator[None]:
+    """Let processes that the block starts ignore Ctrl-C: what happens then is the parent's affair.
+
+    They inherit it, so that it holds while they still import what they need.
+    """
+    if current_thread() is not main_thread():  # signals are not this thread's affair
+        yield
+        return
+    previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, previous)
 
 
 def _shared(tensor: Tensor) -> Tensor:
