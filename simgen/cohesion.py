@@ -24,8 +24,8 @@ BOND_REACH = 1.2
 LARGEST_RADIUS = max(COVALENT_RADII.values())
 """Covalent radius of elements without one in the table, angstrom."""
 STRENGTH = 3.0
-"""Score of a fragment's nearest atom, 1/angstrom. More than the 1.7 at which the similarity score is
-clipped: an atom two bond lengths from a fragment looks better the farther it is."""
+"""Score of a fragment's nearest atom, 1/angstrom. More than the 1.7 at which the similarity score
+is clipped: an atom two bond lengths from a fragment looks better the farther it is."""
 ONSET = 0.5
 """Noise level in angstrom; far above it fragments come and go, too early to be joined."""
 SMALLEST_SQUARE = 1e-12

@@ -111,7 +111,9 @@ class Composition:
     Raises
     ------
     ConfigError
-        If an element is unknown or not among ``elements``, or numbers do not fit together.
+        If a weight is of an element not among ``elements``, or numbers do not fit together.
+    InputError
+        If there is no such element.
 
     Examples
     --------

@@ -20,8 +20,9 @@ R. Elijošius et al., "Zero shot molecular generation via similarity kernels", N
 
 from __future__ import annotations
 
+import ctypes
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -32,6 +33,7 @@ from torch.autograd.function import once_differentiable
 from simgen.descriptors import Descriptor, linearise
 from simgen.errors import InputError
 from simgen.graph import Chunk, Layout, molecule_pairs
+from simgen.models.compiled import LANES, library
 from simgen.molecules import MoleculeBatch
 from simgen.schedules import kernel_sharpness
 
@@ -46,6 +48,12 @@ SMALLEST_DISTANCE = 1e-12
 """angstrom; two atoms closer than this coincide."""
 MAX_KERNEL_ELEMENTS = 2**22
 """Elements of the kernel matrix that exist at once; bounds the memory of the kernel."""
+MAX_BOUNDS = 2**19
+"""The same where references that matter are looked for; so few that they stay in the cache."""
+N_LEADING = 32
+"""Principal components by which references are told to be far."""
+NEGLIGIBLE = {torch.float32: 2.0**-20, torch.float64: 2.0**-44}
+"""What references that are left out may count together, relative to the kernel."""
 LOG2_E = math.log2(math.e)
 MIN_EXPONENT = -100.0
 """Weights below 2^-100 of the largest are raised to it: they stay invisible in the sum, and
@@ -204,6 +212,74 @@ def log_kernel(
     return torch.cat(log_k), torch.cat(gradient) if with_gradient else None
 
 
+class NearReferences:
+    """:func:`log_kernel` over those references only that matter, compiled.
+
+    In the axes of their principal components, features fall into a leading part and a rest. With
+    the rest of a_i . b_j replaced by the product of the lengths, which is no smaller, a matrix
+    product of the leading part bounds all terms of the sum; terms are computed where the bound does
+    not tell that all that are left out together are below ``NEGLIGIBLE``.
+
+    Parameters
+    ----------
+    references : Tensor, shape (n_references, n_features)
+        The b_j, centred.
+    code : ctypes.CDLL
+        What :func:`simgen.models.compiled.library` returns for their dtype.
+    """
+
+    def __init__(self, references: Tensor, code: ctypes.CDLL) -> None:
+        self._code = code
+        exact = references.to(torch.float64)
+        # Its columns by falling variance.
+        axes = torch.linalg.eigh(exact.T @ exact).eigenvectors.flip(1)
+        n_features, lanes = len(axes), LANES[references.dtype]
+        self._width = -(-n_features // (4 * lanes)) * 4 * lanes
+        axes = torch.nn.functional.pad(axes, (0, self._width - n_features))
+        self._axes = axes.to(references.dtype)
+        turned = exact @ axes
+        rest = torch.linalg.vector_norm(turned[:, N_LEADING:], dim=1)
+        constant = -0.5 * turned.square().sum(1)
+        leading = torch.cat([turned[:, :N_LEADING], rest[:, None], constant[:, None]], 1)
+        self._leading = leading.to(references.dtype).contiguous()
+        self._turned = turned.to(references.dtype).contiguous()
+        self._rest = rest.to(references.dtype)
+        self._margin = math.log2(len(references) / NEGLIGIBLE[references.dtype])
+
+    def __call__(
+        self, features: Tensor, precision: Tensor, *, with_gradient: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        """Evaluate as :func:`log_kernel` does."""
+        n_block = max(1, MAX_BOUNDS // len(self._turned))
+        blocks = zip(torch.split(features, n_block), torch.split(precision, n_block), strict=True)
+        parts = [self._block(a, p, with_gradient) for a, p in blocks]
+        gradients = [gradient for _, gradient in parts if gradient is not None]
+        log_k = torch.cat([part for part, _ in parts])
+        return log_k, torch.cat(gradients) if with_gradient else None
+
+    def _block(
+        self, features: Tensor, precision: Tensor, with_gradient: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        a = features @ self._axes
+        rest = torch.linalg.vector_norm(a[:, N_LEADING:], dim=1)
+        binary = LOG2_E * precision
+        leading = torch.cat([a[:, :N_LEADING], rest[:, None], torch.ones_like(rest)[:, None]], 1)
+        bounds = (binary[:, None] * leading) @ self._leading.T
+        largest, sums, log_k = a.new_empty(3, len(a)).unbind(0)
+        mean = torch.empty_like(a) if with_gradient else None
+        self._code.near_kernel(
+            *(len(a), len(self._turned), min(N_LEADING, self._width), self._width, self._margin),
+            *(bounds.data_ptr(), a.data_ptr(), rest.data_ptr()),
+            *(self._turned.data_ptr(), self._rest.data_ptr(), binary.data_ptr()),
+            *(largest.data_ptr(), sums.data_ptr(), log_k.data_ptr()),
+            None if mean is None else mean.data_ptr(),
+        )
+        log_k = log_k / LOG2_E - 0.5 * precision * a.square().sum(1)
+        if mean is None:
+            return log_k, None
+        return log_k, precision[:, None] * ((mean - a) @ self._axes.T)
+
+
 class _LogKernel(torch.autograd.Function):
     """``log_kernel`` for automatic differentiation with respect to the features."""
 
@@ -230,7 +306,7 @@ class Evaluation(NamedTuple):
 
 
 class SimilarityKernel:
-    """How much the environment of each atom looks like any of the reference.
+    """How much the environment of each atom looks like any of the reference, or of a part of it.
 
     Parameters
     ----------
@@ -238,6 +314,9 @@ class SimilarityKernel:
         Describes the atoms.
     environments : ReferenceEnvironments
         The reference, described by the same descriptor.
+    themes : sequence of Tensor, shape (n_members,), int64
+        Parts of the reference, as indices of environments: the atoms of a molecule are compared
+        with the part that its ``theme`` is the number of. Without them, with all environments.
     widths : mapping of int to float
         Width s_z of an element's kernel, of the atom that is compared; 1 where not given.
     max_pairs : int, optional
@@ -249,15 +328,21 @@ class SimilarityKernel:
         descriptor: Descriptor,
         environments: ReferenceEnvironments,
         *,
+        themes: Sequence[Tensor] = (),
         widths: Mapping[int, float] | None = None,
         max_pairs: int | None = None,
     ) -> None:
         self.descriptor = descriptor
         self.environments = environments
+        self.themes = tuple(themes)
         self._layout = Layout(max_pairs)
         features = environments.features
         self._centre = features.mean(0)
         self._references = extend(features - self._centre)
+        # The references of a theme are so few that none are worth leaving out.
+        compiled = features.device.type == "cpu" and not self.themes
+        code = library(features.dtype) if compiled else None
+        self._near = None if code is None else NearReferences(features - self._centre, code)
         widths = dict(widths or {})
         if any(width <= 0 for width in widths.values()):
             raise InputError(f"expected positive widths, got {widths}")
@@ -277,7 +362,9 @@ class SimilarityKernel:
         pairs = molecule_pairs(batch)
         features = self.descriptor(batch, pairs) - self._centre
         precision = self._precision(batch, sigma)
-        log_k = _LogKernel.apply(features, self._references, precision)  # type: ignore[no-untyped-call]
+        log_k = torch.zeros_like(precision)
+        for atoms, references in self._references_of(batch):
+            log_k[atoms] = _LogKernel.apply(features[atoms], references, precision[atoms])  # type: ignore[no-untyped-call]
         return batch.sum_per_molecule(log_k)
 
     def evaluate(self, batch: MoleculeBatch, sigma: float) -> Evaluation:
@@ -286,12 +373,7 @@ class SimilarityKernel:
         for chunk in self._layout.chunks(batch):
             part = chunk.of(batch)
             features, pullback = linearise(self.descriptor, part, chunk.pairs)
-            log_k, gradient = log_kernel(
-                features - self._centre,
-                self._references,
-                self._precision(part, sigma),
-                with_gradient=True,
-            )
+            log_k, gradient = self._log_kernel(part, features, sigma, with_gradient=True)
             assert gradient is not None
             scores.append(pullback(gradient))
             energies.append(-log_k)
@@ -305,23 +387,54 @@ class SimilarityKernel:
         """Energies E_i = -log k_i without derivatives, shape (n_atoms,)."""
         with torch.no_grad():
             parts = [self.descriptor(c.of(batch), c.pairs) for c in self._layout.chunks(batch)]
-        features = torch.cat(parts) - self._centre
-        precision = self._precision(batch, sigma)
-        log_k, _ = log_kernel(features, self._references, precision, with_gradient=False)
+        log_k, _ = self._log_kernel(batch, torch.cat(parts), sigma, with_gradient=False)
         return -log_k
 
-    def reference_energies(self, sigma: float) -> Tensor:
+    def _log_kernel(
+        self, batch: MoleculeBatch, features: Tensor, sigma: float, *, with_gradient: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        """:func:`log_kernel` of atoms with these features, each with the part it is to be like."""
+        features = features - self._centre
+        precision = self._precision(batch, sigma)
+        if self._near is not None:
+            return self._near(features, precision, with_gradient=with_gradient)
+        log_k = torch.empty_like(precision)
+        gradient = torch.empty_like(features) if with_gradient else None
+        for atoms, references in self._references_of(batch):
+            log_k[atoms], slopes = log_kernel(
+                features[atoms], references, precision[atoms], with_gradient=with_gradient
+            )
+            if gradient is not None and slopes is not None:
+                gradient[atoms] = slopes
+        return log_k, gradient
+
+    def _references_of(self, batch: MoleculeBatch) -> Iterator[tuple[Tensor | slice, Tensor]]:
+        """Atoms of each theme of a batch, with the references that they are compared with."""
+        if not self.themes:
+            yield slice(None), self._references
+            return
+        present = torch.unique(batch.theme).tolist()
+        if len(present) == 1:
+            yield slice(None), self._references[self.themes[present[0]]]
+            return
+        theme = batch.theme[batch.molecule_idx]
+        for number in present:
+            atoms = torch.nonzero(theme == number).squeeze(1)
+            yield atoms, self._references[self.themes[number]]
+
+    def reference_energies(self, sigma: float, theme: int | None = None) -> Tensor:
         """Energies of the reference's own atoms, each compared with all others: (n_environments,).
 
-        What an atom of a real molecule gets from references that it is not part of.
+        What an atom of a real molecule gets from references that it is not part of. Those of a
+        theme are compared with one another: (n_members,).
         """
+        members = self._references if theme is None else self._references[self.themes[theme]]
         precision = kernel_sharpness(sigma) * self._inverse_scale[0]
-        precision = precision.expand(len(self._references))
-        log_k, _ = log_kernel(
-            self._references[:, :-1], self._references, precision, with_gradient=False
-        )
-        # Its own term in the sum is exp(0).
-        return -(log_k + torch.log(-torch.expm1(-log_k.clamp(min=0.0))))
+        precision = precision.expand(len(members))
+        log_k, _ = log_kernel(members[:, :-1], members, precision, with_gradient=False)
+        # Its own term in the sum is exp(0). Where it is all there is, the rest is rounding.
+        others = -torch.expm1(-log_k.clamp(min=torch.finfo(log_k.dtype).eps))
+        return -(log_k + torch.log(others))
 
 
 # --- the rest ----------------------------------------------------------------------------------

@@ -348,13 +348,15 @@ class _FamilyScore:
         self.layouts = [layouts[count] for count in counts]
 
     def _families(self, batch: MoleculeBatch) -> Iterator[MoleculeBatch]:
-        for atoms, molecule_idx in zip(self.atoms, self.layouts, strict=True):
+        themes = batch.theme.view(-1, self.n_particles)
+        for atoms, molecule_idx, theme in zip(self.atoms, self.layouts, themes, strict=True):
             yield MoleculeBatch(
                 positions=batch.positions[atoms],
                 atomic_numbers=batch.atomic_numbers[atoms],
                 molecule_idx=molecule_idx,
                 fixed=batch.fixed[atoms],
                 n_molecules=self.n_particles,
+                theme=theme,
             )
 
     def __call__(self, batch: MoleculeBatch, sigma: float) -> Tensor:

@@ -93,6 +93,7 @@ class Chunk(NamedTuple):
     """Successive molecules of a batch that are evaluated together."""
 
     atoms: slice
+    molecules: slice
     molecule_idx: Tensor
     n_molecules: int
     pairs: Tensor
@@ -111,6 +112,7 @@ class Chunk(NamedTuple):
             molecule_idx=self.molecule_idx,
             fixed=batch.fixed[self.atoms],
             n_molecules=self.n_molecules,
+            theme=batch.theme[self.molecules],
         )
 
 
@@ -162,6 +164,7 @@ class Layout:
             empty = batch.molecule_idx.new_zeros(2, 0)
             chunk = Chunk(
                 atoms=atoms,
+                molecules=slice(molecule, next_molecule),
                 molecule_idx=batch.molecule_idx[atoms] - molecule,
                 n_molecules=next_molecule - molecule,
                 pairs=empty,

@@ -27,6 +27,9 @@ class MoleculeBatch:
         True for atoms that never move (a scaffold). The only mask in the program.
     n_molecules : int
         Number of molecules; stored, so that no device synchronisation is needed to know it.
+    theme : Tensor, shape (n_molecules,), int64
+        Which theme of the reference each molecule is to look like
+        (:func:`simgen.reference.themes`); 0 by default.
 
     Raises
     ------
@@ -39,6 +42,7 @@ class MoleculeBatch:
     molecule_idx: Tensor
     fixed: Tensor = field(default=None)  # type: ignore[assignment]
     n_molecules: int = -1
+    theme: Tensor = field(default=None)  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
         n_atoms = len(self.positions)
@@ -48,21 +52,25 @@ class MoleculeBatch:
         if self.n_molecules < 0:
             n_molecules = int(self.molecule_idx[-1]) + 1 if n_atoms else 0
             object.__setattr__(self, "n_molecules", n_molecules)
+        if self.theme is None:
+            theme = torch.zeros(self.n_molecules, dtype=torch.int64, device=self.positions.device)
+            object.__setattr__(self, "theme", theme)
         if self.positions.ndim != 2 or self.positions.shape[1] != 3:
             raise InputError(
                 f"expected positions of shape (n_atoms, 3), got {tuple(self.positions.shape)}"
             )
         if not self.positions.is_floating_point():
             raise InputError(f"expected floating point positions, got {self.positions.dtype}")
-        for name, dtype in (
-            ("atomic_numbers", torch.int64),
-            ("molecule_idx", torch.int64),
-            ("fixed", torch.bool),
+        for name, length, dtype in (
+            ("atomic_numbers", n_atoms, torch.int64),
+            ("molecule_idx", n_atoms, torch.int64),
+            ("fixed", n_atoms, torch.bool),
+            ("theme", self.n_molecules, torch.int64),
         ):
             tensor = getattr(self, name)
-            if tensor.shape != (n_atoms,) or tensor.dtype != dtype:
+            if tensor.shape != (length,) or tensor.dtype != dtype:
                 raise InputError(
-                    f"expected {name} of shape ({n_atoms},) and dtype {dtype}, "
+                    f"expected {name} of shape ({length},) and dtype {dtype}, "
                     f"got {tuple(tensor.shape)} and {tensor.dtype}"
                 )
             if tensor.device != self.positions.device:
@@ -131,6 +139,7 @@ class MoleculeBatch:
             molecule_idx=self.molecule_idx.to(device=device),
             fixed=self.fixed.to(device=device),
             n_molecules=self.n_molecules,
+            theme=self.theme.to(device=device),
         )
 
     def sum_per_molecule(self, values: Tensor) -> Tensor:
@@ -144,7 +153,8 @@ class MoleculeBatch:
         tensors = (self.positions, self.atomic_numbers, self.fixed)
         parts = zip(*(torch.split(tensor, counts) for tensor in tensors), strict=True)
         return [
-            MoleculeBatch(x, z, torch.zeros_like(z), fixed, n_molecules=1) for x, z, fixed in parts
+            MoleculeBatch(x, z, torch.zeros_like(z), fixed, n_molecules=1, theme=theme)
+            for (x, z, fixed), theme in zip(parts, self.theme[:, None], strict=True)
         ]
 
     @staticmethod
@@ -163,6 +173,7 @@ class MoleculeBatch:
             ),
             fixed=torch.cat([b.fixed for b in batches]),
             n_molecules=offsets[-1],
+            theme=torch.cat([b.theme for b in batches]),
         )
 
     def __len__(self) -> int:
@@ -194,4 +205,5 @@ class MoleculeBatch:
             molecule_idx=new_idx,
             fixed=self.fixed[atoms],
             n_molecules=len(chosen),
+            theme=self.theme[chosen],
         )

@@ -40,6 +40,7 @@ class Stream(IntEnum):
     SURVIVORS = 5
     SIZE = 6
     ALTERNATIVE = 7
+    THEME = 8
 
 
 def philox(counter: Tensor, key: tuple[int, int]) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,7 +13,9 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from rdkit import Chem
+from rdkit import Chem, DataStructs
+from rdkit.Chem.rdFingerprintGenerator import GetMorganGenerator
+from torch import Tensor
 
 from simgen.density import ReferenceEnvironments
 from simgen.descriptors import Descriptor
@@ -22,6 +25,13 @@ from simgen.molecules import MoleculeBatch
 
 N_REFERENCE_MOLECULES = 256
 """Molecules of a reference set that a run uses, as in the published experiments."""
+
+THEME_MOLECULES_PER_SQUARE = 0.4
+"""Molecules of a theme over the square of the number of heavy atoms: 32 at 9 atoms, 102 at 16.
+Larger molecules need more of them: at 16 atoms, 32 leave more unknown environments than all 256
+do, and 128 fewer (docs/experiments.md)."""
+MIN_THEME_MOLECULES = 16
+"""Fewer molecules than this, of whatever size, are no theme."""
 
 REMOVED_ELEMENTS = (1, 9)
 """Hydrogen and fluorine: environments are those of the other atoms, as generation places heavy
@@ -99,6 +109,7 @@ class ReferenceSet:
         n_heavy_atoms: tuple[int, int],
         *,
         elements: Sequence[int],
+        wanted: Sequence[int] | None = None,
         n_molecules: int = N_REFERENCE_MOLECULES,
     ) -> ReferenceSet:
         """Return the molecules nearest in size to what is asked for.
@@ -109,6 +120,10 @@ class ReferenceSet:
             Smallest and largest number of atoms to be placed.
         elements : sequence of int
             Atomic numbers that the force field knows; molecules with others are left out.
+        wanted : sequence of int, optional
+            Atomic numbers of what is made. Molecules with others are left out as well, since
+            atoms would be drawn to neighbours that cannot be; not if that leaves too few for a
+            theme (:func:`themes`).
         n_molecules : int
             How many to return at most. Of molecules equally near, those with the smallest checksum
             come first, which is as good as at random and the same on every machine.
@@ -130,14 +145,34 @@ class ReferenceSet:
                 "field lacks; choose another --reference or --model"
             )
 
+        lacking, unwanted = len(self.molecules) - len(known), 0
+        if wanted is not None:
+            fitting = [
+                molecule
+                for molecule in known
+                if np.isin(molecule.atomic_numbers[molecule.kept], wanted).all()
+            ]
+            if len(fitting) >= theme_size(high):
+                unwanted, known = len(known) - len(fitting), fitting
+
         def distance(molecule: ReferenceMolecule) -> tuple[int, str]:
             size = int(molecule.kept.sum())
             return max(low - size, size - high, 0), molecule.digest
 
         chosen = sorted(known, key=distance)[:n_molecules]
-        lacking = len(self.molecules) - len(known)
-        note = (f"{lacking} molecules with an element that the force field lacks",)
-        return ReferenceSet(self.name, tuple(chosen), self.skipped + (note if lacking else ()))
+        reasons = ((lacking, "that the force field lacks"), (unwanted, "that is not wanted"))
+        notes = tuple(f"{n} molecules with an element {reason}" for n, reason in reasons if n)
+        return ReferenceSet(self.name, tuple(chosen), self.skipped + notes)
+
+    def heavy_atoms(
+        self, *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
+    ) -> MoleculeBatch:
+        """Return the atoms that take part in environments, as a batch."""
+        return MoleculeBatch.from_arrays(
+            [(m.atomic_numbers[m.kept], m.positions[m.kept]) for m in self.molecules],
+            dtype=dtype,
+            device=device,
+        )
 
     def environments(
         self,
@@ -147,17 +182,92 @@ class ReferenceSet:
         device: torch.device | str = "cpu",
     ) -> ReferenceEnvironments:
         """Describe the environment of every heavy atom, a few molecules at a time."""
-        batch = MoleculeBatch.from_arrays(
-            [(m.atomic_numbers[m.kept], m.positions[m.kept]) for m in self.molecules],
-            dtype=dtype,
-            device=device,
-        )
+        batch = self.heavy_atoms(dtype=dtype, device=device)
         with torch.no_grad():
             features = [
                 descriptor(batch[start : start + _CHUNK_SIZE])
                 for start in range(0, len(batch), _CHUNK_SIZE)
             ]
         return ReferenceEnvironments(torch.cat(features), batch.atomic_numbers)
+
+
+def theme_size(n_heavy_atoms: int) -> int:
+    """Molecules of a theme for molecules of so many heavy atoms.
+
+    Examples
+    --------
+    >>> theme_size(9), theme_size(16)
+    (32, 102)
+    """
+    return max(MIN_THEME_MOLECULES, round(THEME_MOLECULES_PER_SQUARE * n_heavy_atoms**2))
+
+
+def themes(
+    reference: ReferenceSet, environments: ReferenceEnvironments, n_molecules: int
+) -> tuple[Tensor, ...]:
+    """Divide a reference set into parts of molecules that are alike, one about each molecule.
+
+    A molecule all of whose atoms are to look like those of one part is more of one piece, and more
+    like something real, than one each of whose atoms may look like any molecule of the set. How
+    alike two molecules are is the Tanimoto similarity of the counts of their circular substructures
+    of radius 2; where bonds are not known, it is by how little the environments of each differ
+    from the nearest ones of the other.
+
+    Parameters
+    ----------
+    reference : ReferenceSet
+        Molecules.
+    environments : ReferenceEnvironments
+        Their environments (:meth:`ReferenceSet.environments`).
+    n_molecules : int
+        Molecules of a part; if there are no more, there is one part, the whole set.
+
+    Returns
+    -------
+    tuple of Tensor, shape (n_members,), int64
+        Indices of the environments of each part, ascending.
+
+    References
+    ----------
+    D. Rogers, M. Hahn, J. Chem. Inf. Model. 50, 742 (2010): circular substructures. H. G. Barrow
+    et al., "Parametric correspondence and chamfer matching", IJCAI 1977: the distance of two sets
+    of points.
+    """
+    device = environments.features.device
+    counts = [int(molecule.kept.sum()) for molecule in reference.molecules]
+    if len(counts) <= n_molecules:
+        return (torch.arange(sum(counts), device=device),)
+    mols = [molecule.mol for molecule in reference.molecules if molecule.mol is not None]
+    with_bonds = len(mols) == len(counts)
+    distances = (
+        _topological_distances(mols) if with_bonds else _chamfer_distances(environments, counts)
+    )
+    order = torch.argsort(distances, dim=1, stable=True)[:, :n_molecules].to(device)
+    owner = torch.repeat_interleave(torch.tensor(counts, device=device))
+    return tuple(torch.nonzero(torch.isin(owner, members)).squeeze(1) for members in order)
+
+
+def _topological_distances(mols: Sequence[Chem.Mol]) -> Tensor:
+    """One minus the Tanimoto similarity of Morgan fingerprints, (n_molecules, n_molecules)."""
+    generator = GetMorganGenerator(radius=2)
+    prints = [generator.GetCountFingerprint(Chem.RemoveHs(mol)) for mol in mols]
+    rows = [DataStructs.BulkTanimotoSimilarity(own, prints) for own in prints]
+    return 1.0 - torch.tensor(rows, dtype=torch.float64)
+
+
+def _chamfer_distances(environments: ReferenceEnvironments, counts: Sequence[int]) -> Tensor:
+    """How far the environments of molecules with so many atoms are apart, both ways, (n, n)."""
+    features = environments.features.to(torch.float64)
+    owner = torch.repeat_interleave(torch.tensor(counts, device=features.device))
+    # Mean over the atoms of a molecule (row) of the distance to the nearest atom of another.
+    one_way = []
+    for own in torch.split(features, list(counts)):
+        squares = torch.cdist(own, features).square()
+        nearest = squares.new_full((len(own), len(counts)), math.inf)
+        nearest = nearest.scatter_reduce(1, owner.expand_as(squares), squares, "amin")
+        one_way.append(nearest.mean(0))
+    distances = torch.stack(one_way)
+    return distances + distances.T
 
 
 def list_references() -> tuple[str, ...]:

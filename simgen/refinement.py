@@ -58,7 +58,7 @@ def refine(
     score: EnergyScore,
     samples: Samples,
     sigmas: Sequence[float],
-    goal: float,
+    goal: float | Tensor,
     *,
     noise: Noise,
     settings: RefinementSettings | None = None,
@@ -76,7 +76,7 @@ def refine(
         What the sampler returned.
     sigmas : sequence of float
         Falling noise levels of the run that made them, angstrom.
-    goal : float
+    goal : float or Tensor, shape (n_molecules,)
         Molecules whose mobile atoms have at most this mean energy are finished: fixed ones may be
         unlike the reference, and stay so.
     noise : Noise

@@ -233,7 +233,9 @@ class Scaffold:
         closed = [self.heavy[k] for k in self.closed]
         radii = [CONTACT_TO_HYDROGEN] * len(kept) + [CONTACT_TO_CLOSED] * len(closed)
         places = self._all_positions[kept + closed]
-        return Obstacles(torch.tensor(places).reshape(-1, 3), torch.tensor(radii).double())
+        return Obstacles(
+            torch.tensor(places).reshape(-1, 3), torch.tensor(radii, dtype=torch.float64)
+        )
 
     # -- where new atoms go -----------------------------------------------------------------------
 
@@ -410,8 +412,13 @@ def common_core(mols: Sequence[Chem.Mol], *, pattern: str | None = None) -> Scaf
         found = rdFMCS.FindMCS(bare, ringMatchesRingOnly=True, completeRingsOnly=True, timeout=20)
         query = Chem.MolFromSmarts(found.smartsString)
     matches = [mol.GetSubstructMatch(query) for mol in bare]
-    if query.GetNumAtoms() < 2 or not matches[0]:
-        raise InputError("the molecules have no core in common; give the core as a scaffold")
+    if query.GetNumAtoms() < 2 or not all(matches):
+        lacking = [k for k, match in enumerate(matches, 1) if not match]
+        reason = f": molecule {lacking[0]} lacks {pattern}" if pattern and lacking else ""
+        raise InputError(
+            f"the molecules have no core in common{reason}; leave some out, or give the core as a "
+            "scaffold"
+        )
     varied = set()
     for mol, match in zip(bare, matches, strict=True):
         inside = set(match)
@@ -446,7 +453,9 @@ def common_core(mols: Sequence[Chem.Mol], *, pattern: str | None = None) -> Scaf
     cut = editable.GetMol()
     Chem.SanitizeMol(cut)
     cut = Chem.AddHs(cut, addCoords=True)
-    return Scaffold.from_mol(cut, [new_index[core[k]] for k in sorted(varied)], name="core")
+    # A nitrogen that others have something on may have no hydrogen here: nothing grows there.
+    sites = [i for k in sorted(varied) if _hydrogens(cut, i := new_index[core[k]])]
+    return Scaffold.from_mol(cut, sites, name="core")
 
 
 def added_atoms(mols: Sequence[Chem.Mol], core: Scaffold) -> tuple[int, int]:
@@ -499,7 +508,9 @@ def _sites(
         pattern = Chem.MolFromSmarts(grow_at)
         if pattern is None:
             raise InputError(f"expected atoms to grow at as indices or SMARTS, got {grow_at!r}")
-        chosen: Iterable[int] = sorted({m[0] for m in mol.GetSubstructMatches(pattern)})
+        # Also those of the same atoms in another order, as in a ring that is its own mirror image.
+        matches = mol.GetSubstructMatches(pattern, uniquify=False)
+        chosen: Iterable[int] = sorted({match[0] for match in matches})
         if not chosen:
             raise InputError(f"{grow_at} matches nothing in the {name}; choose another pattern")
     elif grow_at is not None:

@@ -15,6 +15,8 @@ from simgen.errors import InputError, LoadError
 from simgen.finishing.bonds import (
     VALENCES,
     BondStatistics,
+    KnownAtom,
+    KnownBonds,
     assign_bonds,
     fit_bond_statistics,
     load_bond_statistics,
@@ -177,6 +179,93 @@ def test_the_total_charge_is_the_one_asked_for() -> None:
     assert plain(anion.mol) == "CC(=O)[O-]"
     assert Chem.GetFormalCharge(assign_bonds(numbers, positions).mol) == 0
     assert assign_bonds(numbers, positions, charge=-4).status is Status.UNASSIGNABLE
+
+
+def known_of(smiles: str, *grown: int) -> KnownBonds:
+    """What is known of a molecule; ``grown`` are the atoms whose hydrogens may be replaced."""
+    mol = Chem.MolFromSmiles(smiles)
+    Chem.Kekulize(mol, clearAromaticFlags=True)
+    atoms = tuple(
+        KnownAtom(
+            atom.GetFormalCharge(),
+            0 if atom.GetIdx() in grown else atom.GetTotalNumHs(),
+            atom.GetTotalNumHs() if atom.GetIdx() in grown else 0,
+        )
+        for atom in mol.GetAtoms()
+    )
+    orders = {
+        (min(ends), max(ends)): int(bond.GetBondTypeAsDouble())
+        for bond in mol.GetBonds()
+        for ends in [(bond.GetBeginAtomIdx(), bond.GetEndAtomIdx())]
+    }
+    return KnownBonds(atoms, orders)
+
+
+@pytest.mark.parametrize("smiles", SMILES)
+def test_what_is_known_comes_back_whatever_the_geometry(smiles: str) -> None:
+    """All bonds known: distances have no say, not even where atoms are far apart."""
+    mol = Chem.MolFromSmiles(smiles)
+    numbers = [atom.GetAtomicNum() for atom in mol.GetAtoms()]
+    apart = 3.0 * np.arange(3.0 * len(numbers)).reshape(-1, 3)
+    result = assign_bonds(numbers, apart, known=known_of(smiles))
+    assert result.status is Status.OK
+    assert plain(result.mol) == Chem.CanonSmiles(smiles)
+
+
+def test_new_atoms_are_bonded_where_there_is_room_for_them() -> None:
+    """Toluene: known are the ring, and which of its atoms have hydrogens to give."""
+    numbers, positions = skeleton("c1ccccc1C")
+    grown = assign_bonds(numbers, positions, known=known_of("c1ccccc1", 5))
+    assert plain(grown.mol) == "Cc1ccccc1"
+    # Where that atom keeps its hydrogen, the new one has nobody, and is one fragment too many.
+    closed = assign_bonds(numbers, positions, known=known_of("c1ccccc1", 0))
+    assert closed.status is Status.DISCONNECTED
+
+
+def test_a_site_opens_as_far_as_it_has_hydrogens() -> None:
+    """The oxygen of acetaldehyde takes both hydrogens of a methyl group, and no less."""
+    numbers, positions = skeleton("CC=O")
+    two = KnownBonds((KnownAtom(0, 3, 0), KnownAtom(0, 1, 2)), {(0, 1): 1})
+    assert plain(assign_bonds(numbers, positions, known=two).mol) == "CC=O"
+    one = KnownBonds((KnownAtom(0, 3, 0), KnownAtom(0, 2, 1)), {(0, 1): 1})
+    assert plain(assign_bonds(numbers, positions, known=one).mol) == "CCO"
+
+
+def test_known_atoms_are_not_bonded_to_each_other_anew() -> None:
+    """Two carbons at a bond's distance that are known not to be bonded stay so."""
+    positions = [[0.0, 0.0, 0.0], [1.5, 0.0, 0.0], [0.75, 1.3, 0.0]]
+    known = KnownBonds((KnownAtom(0, 2, 2), KnownAtom(0, 2, 2)))
+    result = assign_bonds([6, 6, 6], positions, known=known)
+    assert plain(result.mol) == "CCC"
+    assert assign_bonds([6, 6, 6], positions).mol.GetNumBonds() == 3
+
+
+def test_known_charges_and_odd_valences_stay() -> None:
+    numbers, positions = skeleton("C[N+](C)(C)C")
+    known = known_of("C[NH+](C)C", 1)
+    result = assign_bonds(numbers[[0, 1, 2, 3, 4]], positions, charge=1, known=known)
+    assert plain(result.mol) == "C[N+](C)(C)C"
+    assert assign_bonds(numbers, positions, charge=0, known=known).status is Status.UNASSIGNABLE
+
+
+def test_charges_that_cancel_can_be_forbidden() -> None:
+    numbers, positions = skeleton("C[N+](=O)[O-]")
+    assert plain(assign_bonds(numbers, positions).mol) == "C[N+](=O)[O-]"
+    mol = assign_bonds(numbers, positions, formal_charges=False).mol
+    assert mol is None or not any(a.GetFormalCharge() for a in mol.GetAtoms())
+    # Those of known atoms are theirs.
+    known = known_of("C[N+](=O)[O-]")
+    kept = assign_bonds(numbers, positions, formal_charges=False, known=known)
+    assert plain(kept.mol) == "C[N+](=O)[O-]"
+
+
+@pytest.mark.parametrize("n_hydrogens", [6, 4, 2])
+def test_the_number_of_hydrogens_can_be_given(n_hydrogens: int) -> None:
+    numbers, positions = skeleton("CCO")
+    result = assign_bonds(numbers, positions, n_hydrogens=n_hydrogens)
+    assert result.mol is not None
+    assert sum(a.GetTotalNumHs() for a in result.mol.GetAtoms()) == n_hydrogens
+    assert assign_bonds(numbers, positions, n_hydrogens=7).status is Status.UNASSIGNABLE
 
 
 def test_fitting_counts_what_is_there() -> None:

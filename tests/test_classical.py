@@ -64,3 +64,13 @@ def test_a_hopeless_geometry_is_left_as_it_is() -> None:
     mol.GetConformer().SetPositions(np.zeros((mol.GetNumAtoms(), 3)))
     minimise_classically(mol, hydrogens_only=False)
     assert np.isfinite(mol.GetConformer().GetPositions()).all()
+
+
+def test_fixed_atoms_stay_where_all_others_move() -> None:
+    mol = folded(embedded("CCCCO"))
+    before = mol.GetConformer().GetPositions()
+    minimise_classically(mol, hydrogens_only=False, fixed=[1, 2])
+    after = mol.GetConformer().GetPositions()
+    assert after[1:3].tobytes() == before[1:3].tobytes()
+    moved = np.abs(after - before).max(1) > 1e-3
+    assert moved.sum() > 5

@@ -102,6 +102,40 @@ def test_widths_of_elements() -> None:
     )
 
 
+def test_themes_are_kernels_of_their_own() -> None:
+    """Each molecule gets what a kernel of its part of the reference, of the same scale, gives."""
+    themes = [torch.arange(3, 9), torch.tensor([0, 2, 17])]
+    kernel = make_kernel(themes=themes)
+    batch = random_batch([4, 3, 5]).replace(theme=torch.tensor([1, 0, 1]))
+    together = kernel.evaluate(batch, 0.1)
+    log_probs = kernel.log_prob(batch, 0.1)
+    first = 0
+    for k, part in enumerate(batch.split()):
+        reference = environments()
+        members = themes[int(part.theme)]
+        own = ReferenceEnvironments(reference.features[members], reference.atomic_numbers[members])
+        scale = float(reference.length_scale / own.length_scale)
+        expected = make_alone(own, scale).evaluate(part.replace(theme=torch.tensor([0])), 0.1)
+        atoms = slice(first, first + part.n_atoms)
+        torch.testing.assert_close(together.atom_energies[atoms], expected.atom_energies)
+        torch.testing.assert_close(together.score[atoms], expected.score)
+        torch.testing.assert_close(kernel.atom_energies(part, 0.1), expected.atom_energies)
+        torch.testing.assert_close(log_probs[k], -expected.atom_energies.sum())
+        first += part.n_atoms
+    energies = kernel.reference_energies(0.1, theme=1)
+    reference = environments()
+    features = reference.features[themes[1]]
+    precision = kernel_sharpness(0.1) / float(reference.length_scale)
+    squares = torch.cdist(features, features).square().fill_diagonal_(math.inf)
+    torch.testing.assert_close(energies, -torch.logsumexp(-0.5 * precision * squares, 1))
+
+
+def make_alone(own: ReferenceEnvironments, scale: float) -> SimilarityKernel:
+    """A kernel whose widths are those of a larger reference."""
+    widths = dict.fromkeys(range(1, 10), scale)
+    return SimilarityKernel(ShellDescriptor(), own, widths=widths)
+
+
 def test_single_precision_survives_a_large_common_offset() -> None:
     batch, reference = random_batch([40]), environments()
     offset = 20 * torch.ones(9, dtype=torch.float64)

@@ -120,6 +120,60 @@ def test_palette_of_the_same_single_element() -> None:
     assert (mutated(batch, noise, palette=Palette((7,))).atomic_numbers == 7).sum() == 1
 
 
+def counts_of(batch: MoleculeBatch, molecule: int, palette: Palette) -> list[int]:
+    mine = (batch.molecule_idx == molecule) & ~batch.fixed
+    return [int((batch.atomic_numbers[mine] == z).sum()) for z in palette.elements]
+
+
+@pytest.mark.parametrize("fixed", [False, True])
+def test_bounds_hold_in_every_mutation(fixed: bool) -> None:
+    """Mobile atoms only: what is fixed has elements of its own."""
+    palette = Palette((6, 7, 8), at_least=(0, 1, 0), at_most=(9, 2, 1))
+    batch, noise = molecules([6] * 40)
+    held = torch.zeros_like(batch.fixed)
+    if fixed:
+        held = batch.local_idx < 2
+    numbers = torch.where(held, 8, torch.tensor([6, 6, 6, 6, 7, 6] * 40))
+    batch = batch.replace(atomic_numbers=numbers, fixed=held)
+    seen = set()
+    for step in range(12):
+        batch = mutated(batch, noise, palette=palette, mutated_fraction=0.4, step=step)
+        assert (batch.atomic_numbers[held] == 8).all()
+        for k in range(40):
+            counts = counts_of(batch, k, palette)
+            assert sum(counts) == (4 if fixed else 6)
+            assert 1 <= counts[1] <= 2
+            assert counts[2] <= 1
+            seen.add(tuple(counts))
+    # Within the bounds, numbers do change.
+    n_mobile = 4 if fixed else 6
+    assert seen == {(n_mobile - n - o, n, o) for n in (1, 2) for o in (0, 1)}
+
+
+def test_exact_numbers_are_kept_by_exchanges() -> None:
+    palette = Palette((6, 7, 8), at_least=(3, 2, 1), at_most=(3, 2, 1))
+    batch, noise = molecules([6] * 30)
+    start = torch.tensor(palette.start(6) * 30)
+    batch = batch.replace(atomic_numbers=start)
+    after = mutated(batch, noise, palette=palette, mutated_fraction=0.3)
+    assert all(counts_of(after, k, palette) == [3, 2, 1] for k in range(30))
+    changed = (after.atomic_numbers != start).view(30, 6).sum(1)
+    # At most two atoms for each that was to mutate, here ceil(0.3 6) = 2.
+    assert int(changed.max()) <= 4
+    assert int((changed > 0).sum()) > 15
+
+
+def test_evolution_ends_within_the_bounds() -> None:
+    palette = Palette((6, 7), at_least=(2, 1), at_most=(2, 3))
+    batch, noise = molecules([5] * 6)
+    batch = batch.replace(atomic_numbers=torch.tensor(palette.start(5) * 6))
+    settings = EvolutionSettings(n_particles=4, palette=palette)
+    # Carbon would be better everywhere.
+    well = Well({6: 0.0, 7: 5.0})
+    after = evolve(well, batch, SIGMAS, noise=noise, settings=settings).molecules
+    assert all(counts_of(after, k, palette) == [2, 3] for k in range(6))
+
+
 def test_atoms_without_a_finite_energy_can_mutate() -> None:
     batch, noise = molecules([5])
     new = mutate(

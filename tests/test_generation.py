@@ -284,7 +284,7 @@ def test_only_the_same_run_can_be_resumed(
         run(1, out=folder)
     with pytest.raises(ConfigError, match="n_steps is 6 there and 7 here"):
         run(1, out=folder, resume=True, n_steps=7)
-    with pytest.raises(ConfigError, match="prior is"):
+    with pytest.raises(ConfigError, match="kind is gaussian there and circle here"):
         run(1, out=folder, resume=True, prior=Circle())
     other = ReferenceSet("some", reference.molecules[1:])
     with pytest.raises(ConfigError, match="molecules is"):

@@ -62,3 +62,16 @@ def test_coinciding_heavy_atoms_still_give_numbers() -> None:
 def test_no_coordinates_are_an_error() -> None:
     with pytest.raises(InputError, match="3D coordinates"):
         add_hydrogens(Chem.MolFromSmiles("CCO"))
+
+
+def test_fixed_hydrogens_stay_bit_for_bit() -> None:
+    """Some hydrogens are there as atoms, one of them fixed where nobody would put it."""
+    mol = Chem.AddHs(heavy("CCO"), addCoords=True, onlyOnAtoms=[0])
+    x = mol.GetConformer().GetPositions()
+    x[3] += [0.3, 0.2, -0.1]
+    mol.GetConformer().SetPositions(x)
+    complete = add_hydrogens(mol, fixed=[0, 1, 2, 3])
+    after = complete.GetConformer().GetPositions()
+    assert complete.GetNumAtoms() == 9
+    assert after[:4].tobytes() == x[:4].tobytes()
+    assert not np.array_equal(after[4], x[4])

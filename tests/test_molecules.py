@@ -13,13 +13,16 @@ def make_batch(counts: list[int], seed: int = 0) -> MoleculeBatch:
     batch = MoleculeBatch.from_arrays(
         [(rng.integers(1, 18, n), rng.normal(size=(n, 3))) for n in counts], dtype=torch.float64
     )
-    return batch.replace(fixed=torch.as_tensor(rng.random(batch.n_atoms) < 0.3))
+    return batch.replace(
+        fixed=torch.as_tensor(rng.random(batch.n_atoms) < 0.3),
+        theme=torch.as_tensor(rng.integers(0, 9, len(counts))),
+    )
 
 
 def same(a: MoleculeBatch, b: MoleculeBatch) -> bool:
     return a.n_molecules == b.n_molecules and all(
         torch.equal(getattr(a, name), getattr(b, name))
-        for name in ("positions", "atomic_numbers", "molecule_idx", "fixed")
+        for name in ("positions", "atomic_numbers", "molecule_idx", "fixed", "theme")
     )
 
 
@@ -79,7 +82,9 @@ def test_replace_keeps_the_layout_and_leaves_the_original() -> None:
 
 
 def test_to_changes_the_dtype() -> None:
-    assert make_batch([2]).to(dtype=torch.float32).positions.dtype == torch.float32
+    changed = make_batch([2]).to(dtype=torch.float32)
+    assert changed.positions.dtype == torch.float32
+    assert torch.equal(changed.theme, make_batch([2]).theme)
 
 
 @pytest.mark.parametrize(
@@ -90,6 +95,7 @@ def test_to_changes_the_dtype() -> None:
         ({"atomic_numbers": torch.zeros(3, dtype=torch.int64)}, "atomic_numbers"),
         ({"atomic_numbers": torch.zeros(2)}, "atomic_numbers"),
         ({"fixed": torch.zeros(2)}, "fixed"),
+        ({"theme": torch.zeros(2, dtype=torch.int64)}, "theme"),
     ],
 )
 def test_wrong_tensors_are_refused(change: dict[str, torch.Tensor], words: str) -> None:

@@ -15,6 +15,7 @@ from simgen.reference import (
     ReferenceSet,
     list_references,
     load_reference,
+    themes,
 )
 
 ORGANIC_ELEMENTS = (1, 6, 7, 8, 9, 15, 16, 17, 35)
@@ -138,3 +139,55 @@ def test_unknown_names_and_useless_files_are_one_clear_line(tmp_path: Path) -> N
     path.write_text("[H][H]\n")
     with pytest.raises(LoadError, match="no usable molecule"):
         load_reference(path)
+
+
+class Elements:
+    """Describes an atom by its element and the one beside it."""
+
+    def __call__(self, batch: MoleculeBatch, pairs: torch.Tensor | None = None) -> torch.Tensor:
+        z = batch.atomic_numbers.to(batch.positions.dtype)
+        return torch.stack([z, batch.positions[:, 0] % 1.0], 1)
+
+
+def test_a_theme_is_a_molecule_with_those_most_like_it() -> None:
+    molecules = tuple(
+        chain(3 + k % 2, element=element, shift=0.01 * k) for k in range(3) for element in (7, 16)
+    )
+    reference = ReferenceSet("two kinds", molecules)
+    environments = reference.environments(Elements(), dtype=torch.float64)
+    parts = themes(reference, environments, 3)
+    owner = torch.repeat_interleave(torch.tensor([int(m.kept.sum()) for m in molecules]))
+    assert len(parts) == len(molecules)
+    for k, part in enumerate(parts):
+        members = sorted(set(owner[part].tolist()))
+        # Of its own kind, all atoms of each, itself among them.
+        assert members == [i for i in range(6) if i % 2 == k % 2]
+        assert torch.equal(part, torch.nonzero(torch.isin(owner, torch.tensor(members)))[:, 0])
+    (alone,) = themes(reference, environments, 6)
+    assert torch.equal(alone, torch.arange(len(owner)))
+
+
+def test_molecules_of_a_theme_share_what_they_are_made_of(organic: ReferenceSet) -> None:
+    chosen = organic.select((9, 9), elements=ORGANIC_ELEMENTS, n_molecules=100)
+    counts = torch.tensor([int(m.kept.sum()) for m in chosen.molecules])
+    owner = torch.repeat_interleave(counts)
+    mols = [m.mol for m in chosen.molecules if m.mol is not None]
+    aromatic = torch.tensor([any(a.GetIsAromatic() for a in mol.GetAtoms()) for mol in mols])
+    parts = themes(chosen, chosen.environments(Elements()), 8)
+    members = [torch.unique(owner[part]) for part in parts]
+    assert all(len(part) == 8 and k in part for k, part in enumerate(members))
+    shares = torch.stack([aromatic[part].double().mean() for part in members])
+    assert shares[aromatic].mean() > 0.9
+    assert shares[~aromatic].mean() < 0.1
+
+
+def test_molecules_of_other_elements_than_wanted_are_left_out_if_enough_remain() -> None:
+    carbons = tuple(chain(4, shift=float(k)) for k in range(40))
+    others = tuple(chain(3, element=16, shift=float(k)) for k in range(9))
+    many = ReferenceSet("many", carbons + others)
+    chosen = many.select((3, 3), elements=ORGANIC_ELEMENTS, wanted=(6, 7))
+    assert len(chosen) == 40
+    assert chosen.skipped == ("9 molecules with an element that is not wanted",)
+    assert len(many.select((3, 3), elements=ORGANIC_ELEMENTS, wanted=(6, 16))) == 49
+    few = ReferenceSet("few", carbons[:5] + others)
+    assert len(few.select((3, 3), elements=ORGANIC_ELEMENTS, wanted=(6, 7))) == 14

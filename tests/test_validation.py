@@ -13,6 +13,7 @@ from simgen.errors import MissingDependencyError
 from simgen.validation import (
     Report,
     Status,
+    check_charge,
     check_closed_shell,
     check_connected,
     check_contacts,
@@ -21,7 +22,6 @@ from simgen.validation import (
     check_gfn2,
     check_graph_kept,
     check_hydrogens,
-    check_charge,
     check_posebusters,
     check_sanitised,
     check_size,

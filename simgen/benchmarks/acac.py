@@ -28,10 +28,15 @@ TEST_FILES = {"300 K": "test_MD_300K.xyz", "600 K": "test_MD_600K.xyz"}
 """Test sets by name; those whose file is not there are left out."""
 
 NETWORK = NetworkConfig(ELEMENTS, n_channels=48, l_max=2)
-"""What reaches the lowest errors in two hours on two CPU cores, as far as was tried."""
+"""What promises the lowest errors after two hours on two CPU cores: see docs/benchmarks.md."""
 
 TRAINING = TrainingConfig(
-    n_steps=1_000_000, max_seconds=7200.0, batch_atoms=150, learning_rate=0.02, patience=1_000_000
+    n_steps=1_000_000,
+    max_seconds=7200.0,
+    batch_atoms=150,
+    learning_rate=0.02,
+    weight_decay=0.01,
+    patience=1_000_000,
 )
 """How it is trained; the time ends it, not the steps."""
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from simgen import io
+from simgen.descriptors.settings import DescriptorSettings, NetworkInvariants
 from simgen.errors import LoadError
 from simgen.evaluation.judges import require_packages
 from simgen.evaluation.report import SCORECARD, evaluate, figure_from_json, show, table
@@ -48,11 +49,13 @@ class Cell:
     Attributes
     ----------
     shape : str
-        Name of the shape.
+        Name of the shape, or of whatever else distinguishes the cell.
     n_heavy_atoms, n_attempts, seed : int
         What to make.
     prior : Prior
         The shape itself.
+    descriptor : DescriptorSettings
+        What environments are compared by.
     """
 
     shape: str
@@ -60,6 +63,7 @@ class Cell:
     n_attempts: int
     seed: int
     prior: Prior
+    descriptor: DescriptorSettings = NetworkInvariants()  # noqa: RUF009 -- frozen
 
     @property
     def folder(self) -> str:
@@ -148,6 +152,7 @@ def benchmark(
                 cell.n_heavy_atoms,
                 prior=cell.prior,
                 reference=reference_set,
+                descriptor=cell.descriptor,
                 seed=cell.seed,
                 n_workers=n_workers,
                 out=folder,
@@ -231,9 +236,9 @@ _COLUMNS = {
 """Figures of the table, and their columns."""
 
 
-def to_markdown(scores: Sequence[CellScores]) -> str:
+def to_markdown(scores: Sequence[CellScores], first_column: str = "shape") -> str:
     """Return the table of a suite: a row for each cell, 95 % intervals in brackets."""
-    columns = ("shape", "heavy atoms", "attempts", *_COLUMNS.values(), "time an attempt")
+    columns = (first_column, "heavy atoms", "attempts", *_COLUMNS.values(), "time an attempt")
     rows = (
         (
             cell.shape,

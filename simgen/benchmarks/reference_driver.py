@@ -3,8 +3,8 @@
     python -P reference_driver.py JOB
 
 The job is a JSON file: ``model``, a model file of mace-torch; ``reference``, molecules as atomic
-numbers and positions; ``n_heavy_atoms``, ``n_attempts`` and ``seed``. Prints as JSON seconds of
-sampling and finishing and the final molecule of each attempt, or the error that ended it.
+numbers and positions; ``n_heavy_atoms``, ``n_attempts`` and ``seed``. Prints a line of JSON for
+each attempt: seconds of sampling and finishing, and the final molecule or the error that ended it.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def attempt(generator: Any, calculator: Any, n_heavy_atoms: int) -> dict[str, An
     return {**found, "numbers": atoms.numbers.tolist(), "positions": atoms.positions.tolist()}
 
 
-def main(path: str) -> dict[str, Any]:
+def main(path: str) -> None:
     """Carry out a job."""
     job = json.loads(Path(path).read_text())
     calculators: Any = import_module("simgen.calculators")
@@ -108,12 +108,10 @@ def main(path: str) -> dict[str, Any]:
         num_steps=N_STEPS,
     )
     attempt(generator, calculator, 4)  # the first is slow for reasons of its own
-    attempts = [
-        attempt(generator, calculator, job["n_heavy_atoms"]) for _ in range(job["n_attempts"])
-    ]
-    return {"attempts": attempts, "n_threads": torch.get_num_threads()}
+    for _ in range(job["n_attempts"]):
+        print(json.dumps(attempt(generator, calculator, job["n_heavy_atoms"])), flush=True)
 
 
 if __name__ == "__main__":
     warnings.filterwarnings("ignore")
-    print(json.dumps(main(sys.argv[1])))
+    main(sys.argv[1])

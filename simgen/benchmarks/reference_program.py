@@ -173,7 +173,10 @@ def _run_theirs(
         output = _call(
             [python, "-P", driver, str(folder / "job.json")], {"OMP_NUM_THREADS": str(n_workers)}
         )
-    attempts = json.loads(output.splitlines()[-1])["attempts"]
+    # Its libraries print as well.
+    attempts = [json.loads(line) for line in output.splitlines() if line.startswith("{")]
+    if len(attempts) != n_attempts:
+        raise SimgenError(f"expected {n_attempts} attempts of the program, got {len(attempts)}")
 
     def seconds(*stages: str) -> float:
         return sum(float(attempt.get(stage, 0.0)) for attempt in attempts for stage in stages)

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from simgen.cli.generate import DescriptorName
 from simgen.cli.priors import Shape, make_prior
 from simgen.cli.progress import Device, Model, progress_bar
 from simgen.errors import InputError
@@ -81,6 +82,69 @@ def quality(
         raise typer.Exit(130) from None
     typer.echo(to_markdown(scores), nl=False)
     typer.echo(f"see {out / 'quality.md'}")
+
+
+@app.command("descriptors")
+def descriptors(
+    out: Annotated[Path, typer.Option(help="Folder for the results; what is finished stays.")],
+    descriptor: Annotated[
+        list[DescriptorName] | None,
+        typer.Option(help="Which to compare; by default all whose network is there."),
+    ] = None,
+    heavy_atoms: Annotated[int, typer.Option(min=2, help="Heavy atoms of each molecule.")] = 9,
+    count: Annotated[int, typer.Option(min=1, help="Attempts with each descriptor.")] = 200,
+    seed: Annotated[int, typer.Option(help="Seed of every run.")] = 0,
+    model: Model = "small",
+    device: Device = "auto",
+) -> None:
+    """Compare descriptors: what they cost, and the molecules that are made with them.
+
+    Interrupt it at any time; the same command goes on.
+    """
+    import torch
+
+    from simgen import io
+    from simgen.benchmarks import descriptors as costs
+    from simgen.benchmarks.quality import Cell, benchmark, to_markdown
+    from simgen.devices import default_workers
+    from simgen.errors import LoadError
+    from simgen.generation import Generator
+
+    generator = Generator.from_pretrained(model, device=device)
+    chosen = {}
+    for name in descriptor or DescriptorName:
+        try:
+            name.settings.network(generator.model)
+        except LoadError as error:
+            if descriptor:
+                raise
+            typer.echo(f"note: {name} is left out: {error}", err=True)
+        else:
+            chosen[str(name)] = name.settings
+    some = costs.reference_batch(9, (1, 6, 7, 8), 12, torch.float64)
+    found = costs.convergence(some)
+    costs.plot_convergence(found, out / "tensor_reduction.png")
+    text = costs.costs_to_markdown(costs.costs(chosen, generator.model, heavy_atoms))
+    prior = make_prior(Shape.GAUSSIAN, (heavy_atoms, heavy_atoms))
+    cells = [
+        (Cell(name, heavy_atoms, count, seed, prior, settings), out / name)
+        for name, settings in chosen.items()
+    ]
+    try:
+        scores = benchmark(
+            generator,
+            cells,
+            out,
+            progress=progress_bar,
+            n_workers=default_workers(generator.device),
+        )
+    except KeyboardInterrupt:
+        typer.echo(f"error: interrupted; the same command goes on with what is in {out}", err=True)
+        raise typer.Exit(130) from None
+    text += "\n" + to_markdown(scores, "descriptor")
+    io.write_text(out / "descriptors.md", text)
+    typer.echo(text, nl=False)
+    typer.echo(f"see {out / 'descriptors.md'}")
 
 
 @app.command("force-field")
@@ -271,6 +335,40 @@ def speed(
     results = benchmark(SUITES[size], model, out, progress=progress_bar)
     typer.echo(to_markdown(results), nl=False)
     typer.echo(f"see {out / 'speed.md'}")
+
+
+@app.command("reference-program")
+def reference_program(
+    out: Annotated[Path, typer.Option(help="Folder for the results.")],
+    heavy_atoms: Annotated[int, typer.Option(min=2, help="Heavy atoms of the molecules.")] = 9,
+    count: Annotated[
+        int, typer.Option(min=1, help="Attempts of the published program; ours makes 8 times that.")
+    ] = 4,
+    seed: Annotated[int, typer.Option(help="Seed of both programs.")] = 0,
+    model: Model = "small",
+) -> None:
+    """Time the published program beside ours, with the same weights and reference molecules.
+
+    Skipped unless SIMGEN_REFERENCE_PYTHON names an interpreter that has simgen==0.3.1.
+    """
+    import torch
+
+    from simgen.benchmarks.reference_program import REFERENCE_PYTHON, benchmark, to_markdown
+    from simgen.devices import default_workers
+
+    results = benchmark(
+        model,
+        out,
+        n_heavy_atoms=heavy_atoms,
+        n_attempts=count,
+        n_workers=default_workers(torch.device("cpu")),
+        seed=seed,
+    )
+    if results is None:
+        typer.echo(f"skipped: {REFERENCE_PYTHON} names no interpreter with simgen==0.3.1")
+        return
+    typer.echo(to_markdown(results), nl=False)
+    typer.echo(f"see {out / 'reference-program.json'}")
 
 
 @app.command("acac")

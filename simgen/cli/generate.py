@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from rdkit import Chem
 
     from simgen.composition import Composition
+    from simgen.descriptors.settings import DescriptorSettings
     from simgen.host import Host
     from simgen.priors import AtomPrior
     from simgen.scaffold import Scaffold
@@ -27,6 +29,47 @@ _FILTERS = "Filters"
 
 CAVITY = "cavity"
 """The shape of the room inside a host."""
+
+
+class DescriptorName(StrEnum):
+    """What atoms are compared by."""
+
+    MACE = "mace"
+    MACE_ALL_LAYERS = "mace-all-layers"
+    BOTNET = "botnet"
+    NEQUIP = "nequip"
+    ACE = "ace"
+    TENSOR_REDUCED = "tensor-reduced"
+    UNTRAINED = "untrained"
+
+    @property
+    def settings(self) -> DescriptorSettings:
+        """The settings that the name stands for."""
+        from simgen.descriptors.settings import NetworkInvariants, TensorReduced
+
+        match self:
+            case DescriptorName.MACE:
+                return NetworkInvariants()
+            case DescriptorName.MACE_ALL_LAYERS:
+                return NetworkInvariants(n_layers=None)
+            case DescriptorName.UNTRAINED:
+                return NetworkInvariants(trained=False)
+            case DescriptorName.TENSOR_REDUCED:
+                return TensorReduced()
+            case _:
+                # Shipped networks; those without a product basis need all their layers.
+                return NetworkInvariants(str(self), n_layers=None)
+
+
+Descriptor = Annotated[
+    DescriptorName,
+    typer.Option(
+        help="What environments are compared by: the first layer of the force field, all of its "
+        "layers, another network, random products without any training, or the first layer "
+        "untrained.",
+        rich_help_panel=_METHOD,
+    ),
+]
 
 Number = TypeVar("Number", int, float)
 
@@ -365,6 +408,7 @@ def generate(
         ),
     ] = 6,
     model: Model = "small",
+    descriptor: Descriptor = DescriptorName.MACE,
     device: Device = "auto",
     batch_size: Annotated[
         int | None,
@@ -415,6 +459,7 @@ def generate(
                 scaffold=grown,
                 host=around,
                 filters=Filters(tuple(forbid or ()), tuple(filter_ or ()), reject=not flag_only),
+                descriptor=descriptor.settings,
                 n_steps=steps,
                 n_particles=particles,
                 n_refinements=refinements,

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import signal
-import threading
 import webbrowser
 from pathlib import Path
-from types import FrameType
 from typing import Annotated
 
 import typer
@@ -52,16 +51,18 @@ def web(
             f"the web tool needs the package {error.name}, which is not installed; "
             "pip install 'simgen-toolkit[web]'"
         ) from None
-    ended = threading.Event()
-
-    def end(number: int, frame: FrameType | None) -> None:
-        ended.set()
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, end)
     settings = Settings(host, port, model, device, tuple(files or ()), workers, password)
+    # A handler may run at any moment of this thread, and so must not take a lock: a pipe has none.
+    reading, writing = os.pipe()
+
+    def end_on_signals() -> None:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: os.write(writing, b"."))
+
+    end_on_signals()
     with WebTool(settings) as tool:
+        end_on_signals()  # again: the clients of sockets have put a handler of their own there
         typer.echo(f"simgen is at {tool.url}; end it with Ctrl-C")
         if browser:
             webbrowser.open(tool.url)
-        ended.wait()
+        os.read(reading, 1)

@@ -36,15 +36,17 @@ Rev. B 99, 014104 (2019): the products. Random projections of tensor products: N
 from __future__ import annotations
 
 import math
-from functools import cache, lru_cache
+from collections.abc import Callable
+from functools import cache
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from simgen.descriptors.force_field import MIN_DISTANCE
 from simgen.errors import ConfigError
-from simgen.graph import Chunk, Layout
+from simgen.graph import Layout
 from simgen.models.angular import spherical_harmonics, wigner_3j
 from simgen.models.network import DIRECTION_EPS
 from simgen.models.product import SparsePolynomials
@@ -55,9 +57,9 @@ from simgen.noise import MASK, philox
 CUTOFF_POWER = 5
 """Exponent of the polynomial cutoff, as in the networks."""
 
-N_NEIGHBOURS = 4.0
-"""The density is divided by the root of this number, about the bonds of a carbon atom, so that
-products of any degree are of order one."""
+N_NEIGHBOURS = 12.0
+"""Typical number of neighbours; the density is divided by its root, so that products of degree 2
+and 3 vary about equally in organic molecules."""
 
 _CENTRE = 2**31
 """What the counter has in the place of a radial function where a random number is the sign of an
@@ -100,7 +102,7 @@ def invariants(l_max: int, correlation: int, shared: bool) -> SparsePolynomials:
     polynomials: list[dict[tuple[int, ...], float]] = []
     for degree in range(1, correlation + 1):
         for degrees in couplings(l_max, degree):
-            tensor = np.ones(1)
+            tensor: NDArray[np.float64] = np.ones(1)
             if degree == 2:
                 tensor = np.eye(2 * degrees[0] + 1)
             elif degree == 3:
@@ -124,9 +126,9 @@ def _words(z: int, functions: Tensor, factor: int, n_channels: int, seed: int) -
     """Random words in (0, 1) for an element: (n_functions, n_channels, 4), float64."""
     channels = torch.arange(n_channels)
     n, k = torch.meshgrid(functions, channels, indexing="ij")
-    counter = torch.stack(
-        [k, n, torch.full_like(k, z), torch.full_like(k, factor)], dim=2
-    ).flatten(0, 1)
+    counter = torch.stack([k, n, torch.full_like(k, z), torch.full_like(k, factor)], dim=2).flatten(
+        0, 1
+    )
     words = philox(counter, (seed & MASK, seed >> 32)).to(torch.float64)
     return ((words + 0.5) * 2.0**-32).view(len(functions), n_channels, 4)
 
@@ -167,7 +169,7 @@ class TensorReducedDescriptor:
         Number of radial functions.
     shared : bool
         Whether all factors of a product have the same random weights (decomposition), or each its
-        own (sketching), which takes ``correlation`` times as many densities.
+        own (sketching), which takes ``correlation`` times as many densities and about as long.
     seed : int
         Of the weights, in [0, 2^64).
 
@@ -189,7 +191,7 @@ class TensorReducedDescriptor:
         correlation: int = 3,
         r_max: float = 4.5,
         n_radial: int = 8,
-        shared: bool = True,
+        shared: bool = False,
         seed: int = 0,
     ) -> None:
         for name, value, low, high in (
@@ -203,12 +205,13 @@ class TensorReducedDescriptor:
                 raise ConfigError(f"expected {low} <= {name} <= {high}, got {value}")
         if not MIN_DISTANCE < r_max < math.inf:
             raise ConfigError(f"expected r_max > {MIN_DISTANCE} angstrom, got {r_max}")
-        self.n_channels, self.l_max, self.r_max, self.seed = n_channels, l_max, r_max, seed
+        self.n_channels, self.l_max, self.n_radial = n_channels, l_max, n_radial
+        self.r_max, self.seed = r_max, seed
         self.n_factors = 1 if shared else correlation
         self._polynomials = invariants(l_max, correlation, shared)
         self._radial_basis = RadialBasis(r_max, n_radial, CUTOFF_POWER)
         self._layout = Layout()
-        self._random = lru_cache(maxsize=None)(self._random_of)
+        self._random: dict[tuple[int, torch.dtype, torch.device], tuple[Tensor, Tensor]] = {}
 
     @property
     def n_features(self) -> int:
@@ -220,57 +223,81 @@ class TensorReducedDescriptor:
         if not batch.n_atoms:
             return batch.positions.new_zeros(0, self.n_features)
         chunks = self._layout.chunks(batch)
-        return torch.cat([self._evaluate(chunk.of(batch), chunk) for chunk in chunks])
+        return torch.cat([self._evaluate(chunk.of(batch), chunk.senders) for chunk in chunks])
 
-    def _random_of(self, z: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Weights, (n_radial, n_factors * n_channels), and signs, (n_channels,), of an element."""
-        n_radial = len(self._radial_basis.frequencies)
-        mixing = random_mixing(z, n_radial, self.n_channels, self.n_factors, self.seed)
-        weights = mixing.transpose(0, 1).flatten(1) / math.sqrt(N_NEIGHBOURS)
-        signs = random_signs(z, self.n_channels, self.seed) / math.sqrt(self.n_channels)
-        return weights.to(device, dtype), signs.to(device, dtype)
+    def linearise(self, batch: MoleculeBatch) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+        """Return the invariants and the transpose of their Jacobian."""
+        positions = batch.positions.detach().requires_grad_()
+        with torch.enable_grad():
+            features = self(batch.replace(positions=positions))
 
-    def _evaluate(self, batch: MoleculeBatch, chunk: Chunk) -> Tensor:
-        positions, senders = batch.positions, chunk.senders
-        radial_basis = self._radial_basis.to(positions.device, positions.dtype)
-        itself = torch.arange(batch.n_atoms, device=positions.device)[:, None]
-        senders, near = _neighbours(positions.detach(), senders, senders != itself, self.r_max)
-        shape = senders.shape
+        def pullback(gradient: Tensor) -> Tensor:
+            # Atoms without neighbours do not depend on their positions at all.
+            return torch.autograd.grad(features, positions, gradient, materialize_grads=True)[0]
 
-        sent = positions.index_select(0, senders.flatten()).view(*shape, 3)
+        return features.detach(), pullback
+
+    def _weights(self, z: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Mixing, (n_radial, n_factors * n_channels), and signs, (n_channels,), of an element."""
+        key = (z, dtype, device)
+        if key not in self._random:
+            mixing = random_mixing(z, self.n_radial, self.n_channels, self.n_factors, self.seed)
+            mixing = mixing.transpose(0, 1).flatten(1) / math.sqrt(N_NEIGHBOURS)
+            signs = random_signs(z, self.n_channels, self.seed) / math.sqrt(self.n_channels)
+            self._random[key] = mixing.to(device, dtype), signs.to(device, dtype)
+        return self._random[key]
+
+    def _evaluate(self, batch: MoleculeBatch, senders: Tensor) -> Tensor:
+        positions, n_atoms = batch.positions, batch.n_atoms
+        senders, near = _neighbours(positions.detach(), senders, self.r_max)
+        n_slots = senders.shape[1]
+        senders = senders.flatten()
+
+        sent = positions.index_select(0, senders).view(n_atoms, n_slots, 3)
         # Slots that are left over are beyond the cutoff, where nothing depends on the distance.
         beyond = positions.new_tensor([2 * self.r_max, 0.0, 0.0])
         vectors = torch.where(near[..., None], positions[:, None] - sent, beyond).flatten(0, 1)
         distances = torch.linalg.vector_norm(vectors, dim=1)
         unit = vectors / distances.clamp(min=DIRECTION_EPS)[:, None]
-        harmonics = spherical_harmonics(unit, self.l_max).view(*shape, -1)
-        basis = radial_basis(distances.clamp(min=MIN_DISTANCE))
+        harmonics = spherical_harmonics(unit, self.l_max)
+        basis = self._radial_basis.to(positions)(distances.clamp(min=MIN_DISTANCE))
 
-        # Neighbours of the same element, one after the other, have the same weights.
-        z = batch.atomic_numbers
-        order = torch.argsort(z[senders.flatten()], stable=True)
-        present, counts = z[senders.flatten()].unique(return_counts=True)
-        random = {e: self._random(e, positions.dtype, positions.device) for e in z.unique().tolist()}
-        blocks = torch.split(basis.index_select(0, order), counts.tolist())
-        mixed = torch.cat(
-            [block @ random[e][0] for block, e in zip(blocks, present.tolist(), strict=True)]
+        # Neighbours of the same element have the same weights: one after the other.
+        present, element = torch.unique(batch.atomic_numbers, return_inverse=True)
+        mixing, signs = zip(
+            *(self._weights(z, positions.dtype, positions.device) for z in present.tolist()),
+            strict=True,
         )
-        radial = mixed.index_select(0, torch.argsort(order)).view(*shape, -1)
+        order = torch.argsort(element[senders], stable=True)
+        counts = torch.bincount(element[senders], minlength=len(present)).tolist()
+        blocks = torch.split(basis.index_select(0, order), counts)
+        mixed = torch.cat([block @ w for block, w in zip(blocks, mixing, strict=True)])
+        radial = mixed.index_select(0, torch.argsort(order))
 
-        density = torch.bmm(harmonics.transpose(1, 2), radial)
-        density = density.view(batch.n_atoms, -1, self.n_factors, self.n_channels)
-        columns = density.permute(2, 1, 0, 3).flatten(0, 1).flatten(1)
-        products = self._polynomials(columns).view(-1, batch.n_atoms, self.n_channels)
-        signs = torch.stack([random[e][1] for e in z.tolist()])
-        return (products * signs).transpose(0, 1).flatten(1)
+        dim, n_combinations = (self.l_max + 1) ** 2, self.n_factors * self.n_channels
+        density = torch.bmm(
+            harmonics.view(n_atoms, n_slots, dim).transpose(1, 2),
+            radial.view(n_atoms, n_slots, n_combinations),
+        )
+        # Variables: the components of each factor; columns: atoms and channels.
+        density = density.view(n_atoms, dim, self.n_factors, self.n_channels)
+        variables = density.permute(2, 1, 0, 3).flatten(0, 1).flatten(1)
+        products = self._polynomials(variables)
+        features = products.view(-1, n_atoms, self.n_channels) * torch.stack(signs)[element]
+        return features.transpose(0, 1).flatten(1)
 
 
-def _neighbours(
-    positions: Tensor, senders: Tensor, valid: Tensor, r_max: float
-) -> tuple[Tensor, Tensor]:
-    """Slots with the atoms closer than ``r_max``, as many as the atom with the most has."""
+def _neighbours(positions: Tensor, senders: Tensor, r_max: float) -> tuple[Tensor, Tensor]:
+    """Select the senders closer than ``r_max``, as many for each atom as any has.
+
+    Returns
+    -------
+    senders, near : Tensor, shape (n_atoms, n_slots)
+        Atoms, and whether they are neighbours at all.
+    """
     vectors = positions[:, None] - positions[senders]
-    near = valid & (vectors.square().sum(2) < r_max**2)
-    n_slots = int(near.sum(1).max())
+    atoms = torch.arange(len(positions), device=positions.device)[:, None]
+    near = (vectors.square().sum(2) < r_max**2) & (senders != atoms)
+    n_slots = int(near.sum(1).max()) if near.numel() else 0
     first = torch.argsort(near.to(torch.int8), dim=1, descending=True, stable=True)[:, :n_slots]
     return senders.gather(1, first), near.gather(1, first)

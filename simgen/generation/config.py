@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from simgen.composition import Composition, Palette
+from simgen.descriptors.settings import DescriptorSettings, NetworkInvariants
 from simgen.errors import ConfigError
 from simgen.filters import Filters
 from simgen.host import Host
@@ -39,6 +40,8 @@ class GenerationConfig:
         Name or file of the reference set.
     model : str
         Name or file of the force field.
+    descriptor : DescriptorSettings
+        What environments are compared by.
     composition : Composition
         What molecules may be made of.
     scaffold : Scaffold, optional
@@ -66,6 +69,7 @@ class GenerationConfig:
     prior: Prior = Gaussian()  # noqa: RUF009 -- frozen
     reference: str = "organic"
     model: str = "small"
+    descriptor: DescriptorSettings = NetworkInvariants()  # noqa: RUF009 -- frozen
     composition: Composition = Composition()  # noqa: RUF009 -- frozen
     scaffold: Scaffold | None = None
     host: Host | None = None
@@ -167,8 +171,12 @@ class GenerationConfig:
         return cls.from_dict(values)
 
 
-_PARTS: dict[str, type[Composition] | type[Scaffold] | type[Host] | type[Filters]] = {
+_PARTS: dict[
+    str,
+    type[Composition] | type[DescriptorSettings] | type[Scaffold] | type[Host] | type[Filters],
+] = {
     "composition": Composition,
+    "descriptor": DescriptorSettings,
     "scaffold": Scaffold,
     "host": Host,
     "filters": Filters,

@@ -10,6 +10,7 @@ from typing import Literal
 import torch
 
 from simgen.composition import Composition
+from simgen.descriptors.settings import DescriptorSettings, NetworkInvariants
 from simgen.devices import keep_freed_memory, resolve_device
 from simgen.errors import InputError
 from simgen.filters import Filters
@@ -79,6 +80,7 @@ class Generator:
         scaffold: Scaffold | None = None,
         host: Host | None = None,
         filters: Filters | None = None,
+        descriptor: DescriptorSettings | None = None,
         n_steps: int = N_STEPS,
         n_particles: int = 10,
         n_refinements: int = RefinementSettings().n_rounds,
@@ -115,6 +117,8 @@ class Generator:
             Surroundings that molecules are made in.
         filters : Filters, optional
             Substructures that are not wanted.
+        descriptor : DescriptorSettings, optional
+            What environments are compared by; by default the first layer of the force field.
         n_steps : int
             Noise levels.
         n_particles : int
@@ -193,6 +197,7 @@ class Generator:
             scaffold=scaffold,
             host=host,
             filters=filters or Filters(),
+            descriptor=descriptor or NetworkInvariants(),
             n_steps=n_steps,
             n_particles=n_particles,
             n_refinements=n_refinements,

@@ -115,13 +115,22 @@ def read_attempts(folder: Path) -> tuple[dict[str, Any], dict[int, Attempt]]:
 
 def _check_identity(found: Mapping[str, Any], expected: Mapping[str, Any], path: Path) -> None:
     """Raise a ConfigError that names the first difference between two runs."""
-    theirs = {**found["config"], "weights": found["model"], "molecules": found["reference"]}
-    ours = {**expected["config"], "weights": expected["model"], "molecules": expected["reference"]}
+    theirs, ours = _named(found), _named(expected)
     for key, there, here in _differences(theirs, ours):
         raise ConfigError(
             f"the run in {path} has another configuration: {key} is {there} there and {here} "
             "here; use the same options to resume, or another folder"
         )
+
+
+def _named(identity: Mapping[str, Any]) -> dict[str, Any]:
+    """Configuration and checksums under the names that messages have for them."""
+    return {
+        **identity["config"],
+        "weights": identity["model"],
+        "weights of the descriptor": identity.get("descriptor"),
+        "molecules": identity["reference"],
+    }
 
 
 def _differences(

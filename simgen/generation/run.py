@@ -18,8 +18,7 @@ from numpy.typing import NDArray
 
 from simgen.cohesion import Cohesion
 from simgen.density import LogDensity, Repulsion, SimilarityKernel, SimilarityScore
-from simgen.descriptors.force_field import ForceFieldDescriptor
-from simgen.devices import keep_freed_memory, memory_budget
+from simgen.devices import keep_freed_memory, memory_budget, one_thread
 from simgen.elements import SYMBOLS
 from simgen.errors import DeviceError, InputError, SimgenError
 from simgen.evolution import EvolutionSettings, evolve
@@ -33,9 +32,9 @@ from simgen.generation.result import (
     attempt_from_json,
     attempt_to_json,
 )
-from simgen.models import ForceField, FrozenForceField
+from simgen.models import ForceField, evaluator
 from simgen.noise import Noise, Stream
-from simgen.reference import ReferenceSet
+from simgen.reference import ReferenceSet, theme_size, themes
 from simgen.refinement import RefinementSettings, refine
 from simgen.sampling import Callback, Progress, Samples, start_molecules
 from simgen.schedules import noise_levels
@@ -104,27 +103,38 @@ class Run:
         self.frame = _frame(config)
         self.timings: dict[str, float] = {}
         frame_elements = {int(z) for z in self.frame[0]}
-        needed = sorted({1, *config.composition.atomic_numbers, *frame_elements})
-        lacking = [SYMBOLS[z] for z in needed if z not in model.elements]
-        if lacking:
-            raise InputError(
-                f"the force field {config.model} lacks {', '.join(lacking)}; it knows "
-                f"{', '.join(SYMBOLS[z] for z in model.elements)}"
-            )
+        heavy = {*config.composition.atomic_numbers, *frame_elements}
+        _check_elements(f"force field {config.model}", model, {1, *heavy})
+        network = config.descriptor.network(model)
+        described = set(model.elements)
+        if network is not None:
+            _check_elements("network of the descriptor", network, heavy)
+            described &= set(network.elements)
         with_bonds = [m.mol for m in reference.molecules if m.mol is not None]
         with self._timed("reference"):
             n_given = 0 if config.scaffold is None else len(config.scaffold.heavy)
             low, high = config.n_heavy_atoms
-            chosen = reference.select((n_given + low, n_given + high), elements=model.elements)
-            descriptor = ForceFieldDescriptor(model)
+            chosen = reference.select(
+                (n_given + low, n_given + high), elements=sorted(described), wanted=sorted(heavy)
+            )
+            compared = chosen.heavy_atoms(dtype=self.dtype, device=self.device)
+            descriptor = config.descriptor.build(network, compared)
             environments = chosen.environments(descriptor, dtype=self.dtype, device=self.device)
-            kernel = SimilarityKernel(descriptor, environments)
+            # What grows from given atoms is to suit them, and not a theme.
+            given = config.scaffold is not None or config.host is not None
+            parts = themes(chosen, environments, len(chosen) if given else theme_size(high))
+            kernel = SimilarityKernel(descriptor, environments, themes=parts)
             self.levels = noise_levels(config.n_steps).tolist()
-            self.goal = float(kernel.reference_energies(self.levels[-1]).quantile(_GOAL))
+            self.goals = torch.stack(
+                [
+                    kernel.reference_energies(self.levels[-1], theme).quantile(_GOAL)
+                    for theme in range(len(parts))
+                ]
+            )
         self.score = SimilarityScore(kernel, self._terms())
         self.finisher = Finisher(
             config,
-            FrozenForceField(model).energy_and_forces,
+            evaluator(model).energy_and_forces,
             {molecule_key(mol) for mol in with_bonds} if with_bonds else None,
             dtype=self.dtype,
             device=self.device,
@@ -133,6 +143,8 @@ class Run:
         self.finisher.timings = self.timings
         self.provenance: dict[str, Any] = {
             "model": {"name": config.model, "sha256": model_digest(model)},
+            # Without a network, its settings are all that a descriptor is.
+            "descriptor": {"sha256": None if network is None else model_digest(network)},
             "reference": {
                 "name": reference.name,
                 "sha256": reference.digest,
@@ -165,6 +177,7 @@ class Run:
             identity = {
                 "config": self.config.to_dict(),
                 "model": self.provenance["model"]["sha256"],
+                "descriptor": self.provenance["descriptor"]["sha256"],
                 "reference": self.provenance["reference"]["sha256"],
             }
             attempts, timings = self.folder.open(identity, self.timings)
@@ -262,7 +275,14 @@ class Run:
         return max(1, min(fitting, most if limit is None else limit))
 
     def compute(self, chunk: list[int], sizes: NDArray[np.int64], n_done: int) -> list[Attempt]:
-        """Carry out the attempts of a chunk together."""
+        """Carry out the attempts of a chunk together.
+
+        On a CPU by one thread, however many there are: how matrix products round depends on it.
+        """
+        with one_thread():
+            return self._compute(chunk, sizes, n_done)
+
+    def _compute(self, chunk: list[int], sizes: NDArray[np.int64], n_done: int) -> list[Attempt]:
         frames: list[Progress] = []
 
         def on_progress(progress: Progress) -> None:
@@ -276,13 +296,14 @@ class Run:
         with self._timed("sampling"):
             noise = Noise(self.config.seed, torch.tensor(chunk, device=self.device))
             palette = self.config.palette
+            theme = (noise.uniform_per_molecule(Stream.THEME, 0) * len(self.goals)).to(torch.int64)
             start = start_molecules(
                 self.config.prior,
                 [palette.start(int(size)) for size in sizes],
                 noise,
                 frame=self.frame,
                 dtype=self.dtype,
-            )
+            ).replace(theme=theme)
             settings = EvolutionSettings(n_particles=self.config.n_particles, palette=palette)
             samples = evolve(
                 self.score, start, self.levels, noise=noise, settings=settings, callback=on_progress
@@ -292,7 +313,7 @@ class Run:
                 self.score,
                 samples,
                 self.levels,
-                self.goal,
+                self.goals[theme],
                 noise=noise,
                 settings=RefinementSettings(n_rounds=self.config.n_refinements),
                 evolution=settings,
@@ -347,6 +368,15 @@ class Run:
         return GenerationResult(self.config, tuple(marked), self.provenance, dict(self.timings))
 
 
+def _check_elements(name: str, network: ForceField, needed: set[int]) -> None:
+    """Raise an InputError if a network lacks an element that may occur."""
+    if lacking := sorted(needed - set(network.elements)):
+        raise InputError(
+            f"the {name} lacks {', '.join(SYMBOLS[z] for z in lacking)}; it knows "
+            f"{', '.join(SYMBOLS[z] for z in network.elements)}"
+        )
+
+
 def _frame(config: GenerationConfig) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """Elements and positions of the fixed atoms: those of a scaffold, then those of a host."""
     numbers, positions = [np.zeros(0, dtype=np.int64)], [np.zeros((0, 3))]
@@ -370,7 +400,6 @@ def _start_worker(
     """Prepare a worker process; ``path`` is where trajectories go, if they are wanted."""
     global _worker
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent process decides what happens
-    torch.set_num_threads(1)
     keep_freed_memory()
     folder = None if path is None else RunFolder(path, resume=True)
     _worker = Run(model, config, reference, folder, trajectory=path is not None)

@@ -47,6 +47,7 @@ _SIGNATURES = {
     "geometry_pullback": "iii aa rr aaa aaaa aa a",
     "products": "iiii aa i aa a",
     "products_pullback": "iiii aa i aa a i a",
+    "near_kernel": "iiii r aaa aaa aaaa",
 }
 
 
@@ -63,8 +64,10 @@ def library(dtype: torch.dtype) -> ctypes.CDLL | None:
             # Several processes may do this at the same time.
             with tempfile.TemporaryDirectory(dir=path.parent) as folder:
                 built = Path(folder) / path.name
-                command = [compiler, *FLAGS, f"-DREAL={REAL[dtype]}", "-o", built, SOURCE, "-lm"]
-                subprocess.run(command, check=True, capture_output=True, timeout=120)
+                real, files = f"-DREAL={REAL[dtype]}", ("-o", str(built), str(SOURCE), "-lm")
+                subprocess.run(
+                    [compiler, *FLAGS, real, *files], check=True, capture_output=True, timeout=120
+                )
                 built.replace(path)
         loaded = ctypes.CDLL(str(path))
         for name, signature in _SIGNATURES.items():
@@ -315,8 +318,8 @@ def _program(polynomials: list[dict[int, list[tuple[int, int, float]]]]) -> tupl
 
 
 LayerPullback = Callable[[Tensor, Gradients], Tensor | None]
-"""From the gradient with respect to a layer's scalars, adding to those of the edges, to the gradient
-with respect to the scalars it got; the first layer got none."""
+"""From the gradient with respect to a layer's scalars to that with respect to the scalars it got,
+adding to those of the edges; the first layer got none."""
 
 
 class CompiledLayer:

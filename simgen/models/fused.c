@@ -19,6 +19,12 @@ static inline vec load(const REAL *p) { return *(const loose *)p; }
 static inline void store(REAL *p, vec v) { *(loose *)p = v; }
 static inline vec all(REAL x) { return x - (vec){0}; }
 
+static inline vec larger(vec a, vec b)
+{
+    for (int k = 0; k < LANES; k++) a[k] = a[k] > b[k] ? a[k] : b[k];
+    return a;
+}
+
 static inline REAL total(vec v)
 {
     REAL sum = 0;
@@ -375,4 +381,133 @@ void products_pullback(int64_t n_atoms, int64_t n_channels, int64_t n_variables,
             for (int64_t a = 0; a < n_variables; a++)
                 memcpy(by_columns + a * out_stride + i * n_channels + c, by_x[a], n * sizeof(REAL));
         }
+}
+
+/* 2^x of numbers whose result is neither denormal nor infinite: Taylor's series of e^(x ln 2) about
+ * the nearest integer, whose bits become the exponent. */
+typedef __typeof__(_Generic((REAL)0, float: (int32_t)0, double: (int64_t)0)) integer;
+typedef integer bits __attribute__((vector_size(32)));
+
+static inline vec power_of_2(vec x)
+{
+    enum { SINGLE = sizeof(REAL) == 4, TERMS = SINGLE ? 8 : 14, MANTISSA = SINGLE ? 23 : 52 };
+    const REAL shift = SINGLE ? 0x1.8p23 : 0x1.8p52;
+    const integer one = (integer)(SINGLE ? 127 : 1023) << MANTISSA;
+    const vec shifted = x + shift, y = (x - (shifted - shift)) * (REAL)0.693147180559945309417;
+    vec sum = all(1);
+    for (int n = TERMS - 1; n > 0; n--) sum = all(1) + sum * y * (REAL)(1.0 / n);
+    return sum * (vec)(((bits)shifted << MANTISSA) + one);
+}
+
+enum { TILE = 64 };
+
+/* w of pairs of atom i with references near[0] ... near[n - 1]; returns the largest. */
+static inline REAL exact(int64_t n, const int32_t *near, int64_t n_leading, int64_t width,
+                         const REAL *bound, const REAL *a, REAL rest_a, const REAL *references,
+                         const REAL *rest_b, REAL p, REAL *w)
+{
+    REAL best = -INFINITY;
+    for (int64_t k = 0; k < n; k++) {
+        const int64_t j = near[k];
+        const REAL *b = references + j * width;
+        vec s0 = {0}, s1 = {0}, s2 = {0}, s3 = {0};
+        for (int64_t q = n_leading; q < width; q += BLOCK) {
+            s0 += load(a + q) * load(b + q);
+            s1 += load(a + q + LANES) * load(b + q + LANES);
+            s2 += load(a + q + 2 * LANES) * load(b + q + 2 * LANES);
+            s3 += load(a + q + 3 * LANES) * load(b + q + 3 * LANES);
+        }
+        w[k] = bound[j] + p * (total((s0 + s1) + (s2 + s3)) - rest_a * rest_b[j]);
+        best = w[k] > best ? w[k] : best;
+    }
+    return best;
+}
+
+/* log2 of the sum over references j of 2^w_ij, and the mean of the references weighted by it,
+ *
+ *     w_ij = p_i (a_i b_j - |b_j|^2 / 2),
+ *
+ * over the references that matter. bounds, (n_atoms, n_references), are no smaller than w: of the
+ * features beyond the first n_leading they have the product of the lengths, rest_a and rest_b,
+ * instead of the scalar product. A reference whose bound is more than margin below an exact w is
+ * left out. features (n_atoms, width) and references (n_references, width) have rows of a multiple
+ * of BLOCK, padded with zeros, and so has n_leading. References go in tiles that stay in the cache.
+ * Without an array for it no mean is computed. */
+void near_kernel(int64_t n_atoms, int64_t n_references, int64_t n_leading, int64_t width,
+                 double margin, const REAL *bounds, const REAL *features, const REAL *rest_a,
+                 const REAL *references, const REAL *rest_b, const REAL *precision, REAL *best,
+                 REAL *sums, REAL *log_k, REAL *mean)
+{
+    int32_t near[TILE + 1];
+    REAL w[TILE + LANES];
+    if (mean) memset(mean, 0, n_atoms * width * sizeof *mean);
+    for (int64_t i = 0; i < n_atoms; i++) {
+        const REAL *u = bounds + i * n_references;
+        vec largest = all(-INFINITY);
+        int64_t j = 0;
+        for (; j + LANES <= n_references; j += LANES) largest = larger(load(u + j), largest);
+        REAL top = -INFINITY;
+        for (int k = 0; k < LANES; k++) top = largest[k] > top ? largest[k] : top;
+        for (; j < n_references; j++) top = u[j] > top ? u[j] : top;
+        for (j = 0; j < n_references - 1 && u[j] != top; j++) {}
+        near[0] = (int32_t)j;
+        log_k[i] = best[i] = exact(1, near, n_leading, width, u, features + i * width, rest_a[i],
+                                   references, rest_b, precision[i], w);
+        sums[i] = 0;
+    }
+    for (int64_t begin = 0; begin < n_references; begin += TILE) {
+        const int64_t end = begin + TILE < n_references ? begin + TILE : n_references;
+        for (int64_t i = 0; i < n_atoms; i++) {
+            const REAL *u = bounds + i * n_references;
+            const REAL limit = best[i] - (REAL)margin;
+            int64_t n = 0;
+            for (int64_t j = begin; j < end; j++) {
+                near[n] = (int32_t)j;
+                n += u[j] > limit;
+            }
+            if (!n) continue;
+            const REAL top = exact(n, near, n_leading, width, u, features + i * width, rest_a[i],
+                                   references, rest_b, precision[i], w);
+            REAL *m = mean ? mean + i * width : 0;
+            if (top > best[i]) {
+                best[i] = top;
+                if (top > log_k[i] + 60) {
+                    /* Weights relative to log_k would overflow. */
+                    const REAL scale = exp2(log_k[i] - top);
+                    for (int64_t q = 0; m && q < width; q++) m[q] *= scale;
+                    sums[i] *= scale;
+                    log_k[i] = top;
+                }
+            }
+            for (int64_t k = n; k % LANES; k++) w[k] = -INFINITY;
+            vec sum = {0};
+            const vec lowest = all(-(REAL)margin);
+            for (int64_t k = 0; k < n; k += LANES) {
+                const vec weight = power_of_2(larger(load(w + k) - log_k[i], lowest));
+                store(w + k, weight);
+                sum += weight;
+            }
+            sums[i] += total(sum);
+            for (int64_t q = 0; m && q < width; q += BLOCK) {
+                vec m0 = load(m + q), m1 = load(m + q + LANES);
+                vec m2 = load(m + q + 2 * LANES), m3 = load(m + q + 3 * LANES);
+                for (int64_t k = 0; k < n; k++) {
+                    const REAL *b = references + near[k] * width + q;
+                    m0 += w[k] * load(b);
+                    m1 += w[k] * load(b + LANES);
+                    m2 += w[k] * load(b + 2 * LANES);
+                    m3 += w[k] * load(b + 3 * LANES);
+                }
+                store(m + q, m0);
+                store(m + q + LANES, m1);
+                store(m + q + 2 * LANES, m2);
+                store(m + q + 3 * LANES, m3);
+            }
+        }
+    }
+    for (int64_t i = 0; i < n_atoms; i++) {
+        const REAL over = 1 / sums[i];
+        for (int64_t q = 0; mean && q < width; q++) mean[i * width + q] *= over;
+        log_k[i] += log2(sums[i]);
+    }
 }

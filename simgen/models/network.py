@@ -86,14 +86,17 @@ class ElementLinear(nn.Module):
 class Interaction(ConstantsModule):
     """Atomic basis of one layer: what the neighbours send, summed and mixed.
 
-    ==========================================================  ================================
-    Equation, for each path p = (irrep of h, l of Y, irrep of A)  Variable
-    ==========================================================  ================================
-    W h_j                                                       ``up``
-    R_p(r_ij)                                                   ``weight_of_path``
-    sum_j R_p(r_ij) C (Y_l(ij), W h_j)                          ``messages``
-    A_i = gain * sum_p W_p (message of p)                       ``basis``
-    ==========================================================  ================================
+    For each path p, from an irrep of the features h by a degree l of the harmonics Y to an irrep of
+    the atomic basis A, with coupling C:
+
+    ==================================================  ==========================================
+    Equation                                            Variable
+    ==================================================  ==========================================
+    W h_j                                               ``up``
+    R_p(r_ij)                                           ``weight_of_path``
+    sum_j R_p(r_ij) C (Y_l(ij), W h_j)                  ``messages``
+    A_i = gain * sum_p W_p (message of p)               ``basis``
+    ==================================================  ==========================================
 
     Parameters
     ----------
@@ -127,8 +130,8 @@ class Interaction(ConstantsModule):
         n_channels = config.n_channels
         # Gates want arguments of order one, as the sum over the root of the number of its terms is
         # (arXiv:2101.03164); MACE has the mean.
-        is_gated = config.nonlinearity == "gate"
-        self.gain = config.avg_n_neighbours ** (-0.5 if is_gated else -1.0)
+        n_terms = config.avg_n_neighbours
+        self.gain = 1 / (math.sqrt(n_terms) if config.nonlinearity == "gate" else n_terms)
         self.paths = _paths(inputs, config.l_max, outputs)
         """Place among the inputs, degree of the harmonics, place among the outputs."""
         self.sources = [*range(len(outputs)), *[0] * n_gates]

@@ -4,13 +4,11 @@ Each preset is a function that takes the elements, and whatever shall differ fro
 as fields of :class:`~simgen.models.NetworkConfig`. The number of channels is no part of what makes
 a network one of them, and by default small enough for a CPU.
 
-========  ==========================================================================================
-``ace``   one layer; many-body terms from the product basis; radial functions linear in their basis
-          and of their own for each pair of elements
-``botnet``  many layers of two-body messages without any nonlinearity but the last readout
-``nequip``  many layers of two-body messages, both parities, gates between them, a single readout
-``mace``  two layers; many-body messages from the product basis
-========  ==========================================================================================
+- ``ace``: one layer; many-body terms from the product basis; radial functions linear in their
+  basis, and of their own for each pair of elements.
+- ``botnet``: layers of two-body messages without any nonlinearity but that of the last readout.
+- ``nequip``: layers of two-body messages in both parities, gates between them, a single readout.
+- ``mace``: two layers of many-body messages from the product basis.
 
 References
 ----------

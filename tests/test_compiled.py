@@ -1,0 +1,192 @@
+"""Compiled loops against the same in torch, and what happens without a compiler."""
+
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from unittest.mock import patch
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from physics import random_batch
+
+from simgen.density import NearReferences, extend, log_kernel
+from simgen.models import ForceField, FrozenForceField, NetworkConfig, compiled
+from simgen.models.compiled import library
+from simgen.molecules import MoleculeBatch
+
+TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5}
+SMALL = {"elements": (1, 6, 8), "n_channels": 11, "radial_widths": (8,), "r_max": 3.0}
+CONFIGS = {
+    "three_layers": NetworkConfig(**SMALL, n_layers=3, l_max=2),
+    "residual": NetworkConfig(**SMALL, first_residual=True, l_max=3, correlation=2),
+    "scalars": NetworkConfig(**SMALL, l_max=0, correlation=3, readout_width=0),
+}
+
+pytestmark = pytest.mark.skipif(library(torch.float64) is None, reason="no C compiler here")
+
+
+@cache
+def fields(name: str, dtype: torch.dtype) -> tuple[FrozenForceField, FrozenForceField]:
+    """The same weights, with and without compiled loops."""
+    model = ForceField(CONFIGS[name], scale=3.0, seed=1).to(dtype).requires_grad_(False)
+    with patch("simgen.models.frozen.library", return_value=None):
+        plain = FrozenForceField(model, min_distance=0.75)
+    return FrozenForceField(model, min_distance=0.75), plain
+
+
+@st.composite
+def batches(draw: st.DrawFn) -> MoleculeBatch:
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    spread = draw(st.sampled_from([0.3, 1.0, 4.0]))
+    counts = draw(st.lists(st.integers(1, 9), min_size=1, max_size=4))
+    return MoleculeBatch.from_arrays(
+        [(rng.choice([1, 6, 8], n), spread * rng.normal(size=(n, 3))) for n in counts],
+        dtype=torch.float64,
+    )
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@given(name=st.sampled_from(list(CONFIGS)), batch=batches(), seed=st.integers(0, 100))
+@settings(max_examples=30, deadline=None)
+def test_loops_agree_with_torch(
+    dtype: torch.dtype, name: str, batch: MoleculeBatch, seed: int
+) -> None:
+    fast, plain = fields(name, dtype)
+    batch = batch.to(dtype=dtype)
+    expected, expected_pullback = plain.linearise(batch)
+    features, pullback = fast.linearise(batch)
+    weight = torch.randn(expected.shape, dtype=dtype, generator=torch.Generator().manual_seed(seed))
+    gradient = expected_pullback(weight)
+    scale = float(expected.norm())
+    assert float((features - expected).norm()) <= TOLERANCE[dtype] * scale
+    scale = max(float(gradient.norm()), 0.1 * float(weight.norm()) * scale)
+    assert float((pullback(weight) - gradient).norm()) <= TOLERANCE[dtype] * scale
+
+
+def test_a_molecule_is_the_same_beside_any_other() -> None:
+    fast, _ = fields("three_layers", torch.float32)
+    batch = random_batch((1, 6, 8), counts=(7, 7, 7), dtype=torch.float32)
+    element = fast.model.elements_of(batch)
+    # Sums of the geometry do not run over molecules; matrix products are what evolution separates.
+    edges, _, _ = fast._compiled(batch.positions, element, fast._layout.chunks(batch)[0].senders)
+    assert edges.harmonics.shape[0] > 0
+    first = edges.first
+    for i, place in enumerate(edges.order.tolist()):
+        senders = edges.order[edges.sender[first[i] : first[i + 1]].long()]
+        assert (batch.molecule_idx[senders] == batch.molecule_idx[place]).all()
+
+
+# --- references that matter ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@given(
+    n_features=st.sampled_from([3, 31, 33, 96]),
+    n_references=st.sampled_from([1, 5, 64, 700]),
+    decay=st.floats(0.0, 3.0),
+    distance=st.sampled_from([0.3, 1.0, 30.0]),
+    seed=st.integers(0, 1000),
+)
+@settings(max_examples=40, deadline=None)
+def test_few_references_are_as_good_as_all(
+    dtype: torch.dtype,
+    n_features: int,
+    n_references: int,
+    decay: float,
+    distance: float,
+    seed: int,
+) -> None:
+    rng = np.random.default_rng(seed)
+    scales = np.logspace(0, -decay, n_features)
+    references = rng.normal(size=(n_references, n_features)) * scales
+    references -= references.mean(0)
+    features = distance * references[rng.integers(n_references, size=7)]
+    a = torch.as_tensor(features + 0.1 * rng.normal(size=features.shape))
+    b, precision = torch.as_tensor(references), torch.as_tensor(50 * rng.random(7))
+    expected, gradient = log_kernel(a, extend(b), precision, with_gradient=True)
+    code = library(dtype)
+    assert code is not None and gradient is not None
+    near = NearReferences(b.to(dtype), code)
+    log_k, found = near(a.to(dtype), precision.to(dtype), with_gradient=True)
+    assert found is not None
+    # The square of a feature is taken off what the sum has.
+    scale = 1.0 + float((precision * a.square().sum(1)).max())
+    assert float((log_k - expected).abs().max()) <= TOLERANCE[dtype] * scale
+    # Where parts of the gradient cancel, the parts give the scale.
+    scale = max(float(gradient.norm()), float((precision[:, None] * a).norm()))
+    assert float((found - gradient).norm()) <= TOLERANCE[dtype] * scale
+    alone, nothing = near(a.to(dtype), precision.to(dtype), with_gradient=False)
+    assert torch.equal(alone, log_k) and nothing is None
+
+
+def test_references_are_left_out() -> None:
+    """Two clouds far from each other: atoms of one need next to nothing of the other."""
+    rng = np.random.default_rng(0)
+    cloud = 0.1 * rng.normal(size=(50, 40))
+    b = torch.as_tensor(np.concatenate([cloud - 1.0, cloud + 1.0]))
+    code = library(torch.float64)
+    assert code is not None
+    near = NearReferences(b, code)
+    # Whatever is far is not even looked at: not a number in it would show.
+    near._turned[50:, 32:] = torch.nan
+    log_k, _ = near(b[:3], torch.full((3,), 100.0, dtype=torch.float64), with_gradient=True)
+    assert torch.isfinite(log_k).all()
+
+
+def test_what_is_not_finite_stays_so() -> None:
+    code = library(torch.float32)
+    assert code is not None
+    near = NearReferences(torch.randn(9, 4, generator=torch.Generator().manual_seed(0)), code)
+    features = torch.zeros(3, 4)
+    features[1] = torch.nan
+    log_k, gradient = near(features, torch.ones(3), with_gradient=True)
+    assert gradient is not None
+    assert torch.isfinite(log_k).tolist() == [True, False, True]
+    assert torch.isfinite(gradient).all(1).tolist() == [True, False, True]
+
+
+# --- the compiler --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def fresh(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
+    """An empty cache."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    library.cache_clear()
+    yield tmp_path / "simgen"
+    library.cache_clear()
+
+
+def test_it_is_compiled_once(fresh: Path) -> None:
+    assert library(torch.float32) is not None
+    (built,) = fresh.iterdir()
+    before = built.stat().st_mtime_ns
+    library.cache_clear()
+    assert library(torch.float32) is not None
+    assert built.stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize("compiler", [None, "/bin/false", "/nowhere/cc"])
+def test_without_a_compiler_torch_does_it(
+    fresh: Path, monkeypatch: pytest.MonkeyPatch, compiler: str | None
+) -> None:
+    monkeypatch.setattr(compiled.shutil, "which", lambda name: compiler)
+    assert library(torch.float64) is None
+    model = ForceField(CONFIGS["scalars"], seed=1).requires_grad_(False).double()
+    batch = random_batch((1, 6, 8))
+    energies, _ = FrozenForceField(model).energy_and_forces(batch)
+    torch.testing.assert_close(energies, model.energy_and_forces(batch)[0])
+
+
+def test_a_cache_that_cannot_be_written_is_no_obstacle(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    file = tmp_path / "file"
+    file.write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(file))
+    library.cache_clear()
+    assert library(torch.float32) is None
+    library.cache_clear()
