@@ -11,7 +11,7 @@ from ase import Atoms
 from ase.calculators.calculator import Calculator, all_changes
 
 from simgen.errors import InputError
-from simgen.models import ForceField, load_model
+from simgen.models import ForceField, evaluator, load_model
 from simgen.molecules import MoleculeBatch
 
 
@@ -49,6 +49,7 @@ class ForceFieldCalculator(Calculator):
         if not isinstance(model, ForceField):
             model = load_model(model, device=device, dtype=torch.float64)
         self.model = model
+        self._energy_and_forces = evaluator(model).energy_and_forces
 
     def calculate(
         self,
@@ -68,7 +69,7 @@ class ForceFieldCalculator(Calculator):
         batch = MoleculeBatch.from_arrays(
             [(system.numbers, system.positions)], dtype=weight.dtype, device=weight.device
         )
-        energies, forces = self.model.energy_and_forces(batch)
+        energies, forces = self._energy_and_forces(batch)
         self.results = {
             "energy": float(energies[0]),
             "free_energy": float(energies[0]),

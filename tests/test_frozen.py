@@ -6,13 +6,14 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from physics import random_batch
 from scipy.interpolate import BSpline
 from torch import Tensor
 
 from simgen.errors import InputError
+from simgen.graph import edge_vectors, molecule_pairs
 from simgen.models import ForceField, FrozenForceField, NetworkConfig, load_model
 from simgen.models.angular import spherical_harmonics
 from simgen.models.frozen import harmonic_slopes
@@ -86,6 +87,10 @@ def test_invariants_and_their_gradients(
     dtype: torch.dtype, name: str, batch: MoleculeBatch, seed: int
 ) -> None:
     model, batch = network(name, dtype), batch.to(dtype=dtype)
+    if dtype == torch.float32:
+        # Functions vanish at the cutoff, and with them the digits of the distances they are of.
+        r = edge_vectors(batch.positions, molecule_pairs(batch)).norm(dim=1)
+        assume(not ((r > 0.85 * model.config.r_max) & (r < model.config.r_max)).any())
     for n_layers in {1, model.config.n_layers}:
         positions = batch.positions.clone().requires_grad_()
         expected = model.node_invariants(

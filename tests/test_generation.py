@@ -71,7 +71,7 @@ def test_the_configuration_survives_json(config: GenerationConfig) -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"n_heavy_atom": 3}, "unknown key 'n_heavy_atom'; expected one of composition, filters"),
+        ({"n_heavy_atom": 3}, "unknown key 'n_heavy_atom'; expected one of composition, descriptor, filters"),
         ({"n_molecules": 0}, "expected n_molecules to be an integer from 1"),
         ({"n_molecules": 1.5}, "expected n_molecules to be an integer"),
         ({"seed": -1}, "expected seed"),

@@ -60,7 +60,7 @@ def test_the_public_names_are_there_and_no_others() -> None:
     for name in simgen.__all__:
         assert getattr(simgen, name) is not None
         assert name in dir(simgen)
-    assert simgen.Generator.__module__ == "simgen.generation"
+    assert simgen.Generator.__module__ == "simgen.generation.generator"
     assert simgen.priors.Circle(radius=4.0) is not None
     with pytest.raises(AttributeError, match="has no attribute 'Generater'"):
         simgen.Generater  # noqa: B018

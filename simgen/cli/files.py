@@ -110,10 +110,11 @@ def relax(
     from simgen.elements import SYMBOLS
     from simgen.finishing.relaxation import relax as relax_batch
     from simgen.io import read_molecules, write_sdf, write_xyz
-    from simgen.models import load_model
+    from simgen.models import evaluator, load_model
     from simgen.molecules import MoleculeBatch
 
     field = load_model(model, device=resolve_device(device))
+    energy_and_forces = evaluator(field).energy_and_forces
     records = read_molecules(file)
     complete: list[Record] = []
     for record in _readable(records):
@@ -140,7 +141,7 @@ def relax(
             batch = MoleculeBatch.from_arrays(
                 [record.geometry for record in chunk], device=field.embedding.device
             )
-            result = relax_batch(field.energy_and_forces, batch, f_max=f_max, max_steps=max_steps)
+            result = relax_batch(energy_and_forces, batch, f_max=f_max, max_steps=max_steps)
             for record, part, energy, initial, converged in zip(
                 chunk,
                 result.batch.to("cpu", torch.float64).split(),
