@@ -3,7 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-slow lint clean
+WEB := .venv-web
+
+.PHONY: web test-web demo test test-slow lint clean
 
 demo: $(VENV)/.installed
 	$(BIN)/simgen generate --count 16 --heavy-atoms 9 --seed 1 --out out/
@@ -32,5 +34,17 @@ $(VENV)/.installed-test: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet -e '.[test]'
 	touch $@ $(VENV)/.installed
 
+# ZnDraw brings a lot with it, so that the web tool has an environment of its own.
+web: $(WEB)/.installed
+	$(WEB)/bin/simgen web
+
+test-web: $(WEB)/.installed
+	OMP_NUM_THREADS=1 $(WEB)/bin/pytest tests/webtool -m 'not slow'
+
+$(WEB)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(WEB)
+	$(WEB)/bin/python -m pip install --quiet -e '.[web]' 'playwright>=1.49' 'pytest>=8' 'hypothesis>=6.100'
+	touch $@
+
 clean:
-	rm -rf $(VENV) out dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(WEB) out dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

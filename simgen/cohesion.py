@@ -130,10 +130,21 @@ def _spread_labels(senders: Tensor, bonded: Tensor) -> Tensor:
         label = spread
 
 
-def n_fragments(batch: MoleculeBatch) -> Tensor:
-    """Number of pieces of each molecule, by distance: shape (n_molecules,), int64."""
-    label, _ = _fragments(batch, molecule_pairs(batch))
-    first = label == torch.arange(batch.n_atoms, device=label.device)
+def n_fragments(batch: MoleculeBatch, surroundings: Sequence[int] = ()) -> Tensor:
+    """Number of pieces of each molecule, by distance: shape (n_molecules,), int64.
+
+    Parameters
+    ----------
+    batch : MoleculeBatch
+        Molecules.
+    surroundings : sequence of int
+        Places within each molecule of atoms that are no part of it.
+    """
+    places = torch.tensor([*surroundings], dtype=torch.int64, device=batch.positions.device)
+    outside = torch.isin(batch.local_idx, places)
+    pairs = molecule_pairs(batch)
+    label, _ = _fragments(batch, pairs[:, ~outside[pairs].any(0)])
+    first = (label == torch.arange(batch.n_atoms, device=label.device)) & ~outside
     return batch.sum_per_molecule(first.to(torch.int64))
 
 

@@ -64,6 +64,7 @@ def refine(
     settings: RefinementSettings | None = None,
     evolution: EvolutionSettings | None = None,
     heun_settings: HeunSettings | None = None,
+    surroundings: Sequence[int] = (),
     callback: Callback | None = None,
 ) -> Samples:
     """Improve the samples that fit worse than ``goal``.
@@ -83,6 +84,8 @@ def refine(
         Random numbers of the molecules.
     settings, evolution, heun_settings : optional
         Constants.
+    surroundings : sequence of int
+        Places within each molecule of atoms that are no part of it: those of a host.
     callback : callable, optional
         As that of :func:`simgen.evolution.evolve`, with the molecules of the round.
 
@@ -97,7 +100,7 @@ def refine(
     batch, finite = samples.molecules, samples.finite
     if not batch.n_molecules:
         return samples
-    energies, means, torn = _fitness(score, batch, levels[-1])
+    energies, means, torn = _fitness(score, batch, levels[-1], surroundings)
     for round_ in range(1, settings.n_rounds + 1):
         unfinished = finite & (torn | (means > goal))
         for highest, chosen in (
@@ -118,7 +121,9 @@ def refine(
                 first_step=round_ * len(levels),
                 callback=callback,
             )
-            new_energies, new_means, new_torn = _fitness(score, part.molecules, levels[-1])
+            new_energies, new_means, new_torn = _fitness(
+                score, part.molecules, levels[-1], surroundings
+            )
             # In one piece is better than in several; else the lower energy is better.
             better = torch.where(
                 torn[rows] == new_torn, new_energies < energies[rows], torn[rows] & ~new_torn
@@ -134,7 +139,7 @@ def refine(
 
 
 def _fitness(
-    score: EnergyScore, batch: MoleculeBatch, sigma: float
+    score: EnergyScore, batch: MoleculeBatch, sigma: float, surroundings: Sequence[int]
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Energy of each molecule, mean of its mobile atoms, and whether it is in several parts.
 
@@ -144,4 +149,4 @@ def _fitness(
     mobile = (~batch.fixed).to(torch.float64)
     # A molecule without mobile atoms has nothing to improve: its mean is not a number.
     means = batch.sum_per_molecule(atoms * mobile) / batch.sum_per_molecule(mobile)
-    return batch.sum_per_molecule(atoms), means, n_fragments(batch) > 1
+    return batch.sum_per_molecule(atoms), means, n_fragments(batch, surroundings) > 1

@@ -57,6 +57,20 @@ def test_generate_writes_everything(simgen: Command, small: tuple, tmp_path: Pat
     assert len(ase.io.read(out / "molecules.xyz", index=":")) == 3
 
 
+def test_another_descriptor(simgen: Command, small: tuple, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    assert simgen(*small, "--descriptor", "tensor-reduced", "--out", out).code == 0
+    config = json.loads((out / "run.json").read_text())["config"]
+    assert config["descriptor"]["kind"] == "tensor_reduced"
+    outcome = simgen(*small, "--descriptor", "mace", "--out", out, "--resume")
+    assert_one_line(outcome, 2, "kind is tensor_reduced there and network")
+    for name in ("mace-all-layers", "untrained"):
+        assert simgen(*small, "--descriptor", name, "--out", tmp_path / name).code == 0
+    unknown = simgen(*small, "--descriptor", "botnet", "--out", tmp_path / "none")
+    assert_one_line(unknown, 3, "botnet")
+    assert_one_line(simgen(*small, "--descriptor", "mine", "--out", out), 2, "--descriptor")
+
+
 def test_generate_again_needs_resume(simgen: Command, small: tuple, tmp_path: Path) -> None:
     out = tmp_path / "run"
     assert simgen(*small, "--out", out).code == 0

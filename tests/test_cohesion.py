@@ -133,3 +133,12 @@ def test_no_gap_is_measured_to_closed_atoms() -> None:
 def test_bad_settings_are_refused() -> None:
     with pytest.raises(ConfigError, match="onset"):
         Cohesion(onset=0.0)
+
+
+def test_surroundings_are_no_pieces() -> None:
+    # A pair of bonded atoms, a third that touches only the surroundings, and those.
+    x = [[0.0, 0, 0], [1.5, 0, 0], [6.0, 0, 0], [4.8, 0, 0], [2.8, 0, 0], [3.6, 0, 0]]
+    batch = MoleculeBatch.from_arrays([([6] * 6, x), ([6] * 2, x[:2])], dtype=torch.float64)
+    assert n_fragments(batch).tolist() == [1, 1]
+    assert n_fragments(batch, range(3, 6)).tolist() == [2, 1]
+    assert n_fragments(batch, [0, 1]).tolist() == [1, 0]

@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from simgen.composition import Composition
+from simgen.descriptors.settings import NetworkInvariants, TensorReduced
 from simgen.errors import ConfigError, DeviceError, InputError, LoadError
 from simgen.evolution import evolve
 from simgen.filters import Filters
@@ -57,6 +58,7 @@ CONFIGS = st.builds(
         at_most=st.dictionaries(st.sampled_from(["N", "O"]), st.integers(0, 5)),
         charge=st.sampled_from([None, 1]),
     ),
+    descriptor=st.sampled_from([NetworkInvariants(n_layers=None), TensorReduced(n_channels=4)]),
     filters=st.sampled_from([Filters(), Filters(("[#8]-[#8]",), ("pains",), reject=False)]),
     n_steps=st.integers(4, 100),
 )
@@ -71,7 +73,10 @@ def test_the_configuration_survives_json(config: GenerationConfig) -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"n_heavy_atom": 3}, "unknown key 'n_heavy_atom'; expected one of composition, descriptor, filters"),
+        (
+            {"n_heavy_atom": 3},
+            "unknown key 'n_heavy_atom'; expected one of composition, descriptor",
+        ),
         ({"n_molecules": 0}, "expected n_molecules to be an integer from 1"),
         ({"n_molecules": 1.5}, "expected n_molecules to be an integer"),
         ({"seed": -1}, "expected seed"),
@@ -83,6 +88,8 @@ def test_the_configuration_survives_json(config: GenerationConfig) -> None:
         ({"composition": {"elements": []}}, "different"),
         ({"composition": {"elements": ["C", "H"]}}, "hydrogens are added at the end"),
         ({"composition": {"elements": ["Xx"]}}, "expected a chemical symbol"),
+        ({"descriptor": {"kind": "soap"}}, "expected a descriptor of kind network"),
+        ({"descriptor": {"kind": "tensor_reduced", "size": 1}}, "other settings of a descriptor"),
         ({"prior": {"kind": "cube"}}, "expected a prior of kind gaussian, line"),
         ({"prior": {"kind": "gaussian", "size": 1}}, "cannot make a gaussian prior"),
         ({"prior": {"kind": "gaussian", "covariance": [1, 1, -1]}}, "cannot make a gaussian"),

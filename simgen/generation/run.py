@@ -157,13 +157,18 @@ class Run:
             "versions": versions(),
         }
 
+    @property
+    def surroundings(self) -> range:
+        """Places of the atoms of a host in each molecule of a batch."""
+        scaffold = self.config.scaffold
+        return range(0 if scaffold is None else len(scaffold.heavy), len(self.frame[0]))
+
     def _terms(self) -> list[LogDensity]:
         """What draws and pushes atoms beside the similarity to the reference."""
         scaffold, host = self.config.scaffold, self.config.host
-        n_given = 0 if scaffold is None else len(scaffold.heavy)
         closed = () if scaffold is None else scaffold.closed
-        closed += tuple(range(n_given, len(self.frame[0])))
-        terms: list[LogDensity] = [Repulsion(), Cohesion(closed=closed), self.config.prior]
+        cohesion = Cohesion(closed=(*closed, *self.surroundings))
+        terms: list[LogDensity] = [Repulsion(), cohesion, self.config.prior]
         if scaffold is not None:
             terms.append(scaffold.obstacles())
         if host is not None:
@@ -317,6 +322,7 @@ class Run:
                 noise=noise,
                 settings=RefinementSettings(n_rounds=self.config.n_refinements),
                 evolution=settings,
+                surroundings=self.surroundings,
                 callback=self.observer,
             )
             skeletons = self._skeletons(chunk, samples, self.levels[-1])
@@ -342,7 +348,7 @@ class Run:
             strict=True,
         ):
             kept = np.ones(part.n_atoms, dtype=bool)
-            kept[n_given : len(self.frame[0])] = False
+            kept[list(self.surroundings)] = False
             positions = part.positions.numpy()[kept]
             if scaffold is not None:
                 positions[:n_given] = scaffold.positions

@@ -141,7 +141,7 @@ def test_from_a_drawing_to_saved_molecules(arrive: Callable[[], User]) -> None:
     page.get_by_label("Close the help").click()
     help_text.wait_for(state="hidden")
 
-    user.draw([(330, 420), (430, 260), (640, 250), (800, 360)])
+    user.draw([(430, 285), (490, 215), (600, 210), (670, 275)])
     assert user.points() == 4
     user.run("Show shape")
     user.until(
@@ -153,7 +153,7 @@ def test_from_a_drawing_to_saved_molecules(arrive: Callable[[], User]) -> None:
     user.run("Generate", Seed="7")
     user.until(lambda: len(vis) > n_before)  # it streams in
     assert 1 not in vis[-1].numbers
-    page.get_by_text("Molecules", exact=True).wait_for()
+    page.get_by_text("Molecules", exact=True).wait_for(timeout=4 * WAIT)
     assert 1 in vis[-1].numbers
     assert "made 4" in user.guest.chat()[-1]
     user.picture("web-molecules")
