@@ -14,7 +14,7 @@ test: $(VENV)/.installed-test
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto
 
 test-slow: $(VENV)/.installed-test
-	OMP_NUM_THREADS=1 $(BIN)/pytest -m 'slow and not browser'
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto -m 'slow and not browser'
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .
