@@ -160,13 +160,12 @@ class Host:
         Hydrogen's own radius is used, so that hydrogen bonds to the host stay possible.
         """
         table = torch.tensor(_radii(np.arange(len(SYMBOLS))))
+        positions, radii = torch.tensor(self.positions), torch.tensor(self.radii)
 
         def with_walls(batch: MoleculeBatch) -> tuple[Tensor, Tensor]:
             energies, forces = energy_and_forces(batch)
-            places = torch.tensor(self.positions).to(batch.positions)
-            sums = table.to(batch.positions)[batch.atomic_numbers][:, None] + torch.tensor(
-                self.radii
-            ).to(batch.positions)
+            places = positions.to(batch.positions)
+            sums = table.to(batch.positions)[batch.atomic_numbers][:, None] + radii.to(places)
             vectors = batch.positions[:, None] - places
             r = vectors.square().sum(2).clamp(min=1e-12).sqrt()
             depth = (CONTACT * sums - r).clamp(min=0.0)

@@ -119,8 +119,6 @@ class Scaffold:
         fragments = Chem.GetMolFrags(mol)
         linking = len(fragments) > 1
         if grow_at is None and linking:
-            placeholders = {i: _placeholders(mol, i) for i in sites if _placeholders(mol, i)}
-            sites = placeholders or sites
             pairs = _facing(mol, sites, fragments, name)
             ends = set(itertools.chain.from_iterable(pairs))
             sites = {i: removable for i, removable in sites.items() if i in ends}

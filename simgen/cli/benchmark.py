@@ -10,7 +10,7 @@ import typer
 
 from simgen.cli.generate import DescriptorName
 from simgen.cli.priors import Shape, make_prior
-from simgen.cli.progress import Device, Model, progress_bar
+from simgen.cli.progress import Device, Model, progress_bar, resumable
 from simgen.errors import InputError
 
 app = typer.Typer(help="Measure quality.", no_args_is_help=True)
@@ -69,7 +69,7 @@ def quality(
         suite_cells = [cell(shape, size, n_attempts) for size in SIZES for shape in Shape]
         cells = [(one, out / one.folder) for one in suite_cells]
     generator = Generator.from_pretrained(model, device=device)
-    try:
+    with resumable(out):
         scores = benchmark(
             generator,
             cells,
@@ -77,9 +77,6 @@ def quality(
             progress=progress_bar,
             n_workers=default_workers(generator.device),
         )
-    except KeyboardInterrupt:
-        typer.echo(f"error: interrupted; the same command goes on with what is in {out}", err=True)
-        raise typer.Exit(130) from None
     typer.echo(to_markdown(scores), nl=False)
     typer.echo(f"see {out / 'quality.md'}")
 
@@ -103,7 +100,6 @@ def descriptors(
     """
     import torch
 
-    from simgen import io
     from simgen.benchmarks import descriptors as costs
     from simgen.benchmarks.quality import Cell, benchmark, to_markdown
     from simgen.devices import default_workers
@@ -130,7 +126,7 @@ def descriptors(
         (Cell(name, heavy_atoms, count, seed, prior, settings), out / name)
         for name, settings in chosen.items()
     ]
-    try:
+    with resumable(out):
         scores = benchmark(
             generator,
             cells,
@@ -138,13 +134,8 @@ def descriptors(
             progress=progress_bar,
             n_workers=default_workers(generator.device),
         )
-    except KeyboardInterrupt:
-        typer.echo(f"error: interrupted; the same command goes on with what is in {out}", err=True)
-        raise typer.Exit(130) from None
     text += "\n" + to_markdown(scores, "descriptor")
-    io.write_text(out / "descriptors.md", text)
-    typer.echo(text, nl=False)
-    typer.echo(f"see {out / 'descriptors.md'}")
+    _show(out / "descriptors.md", text)
 
 
 @app.command("force-field")
@@ -192,7 +183,6 @@ def shapes(
     from simgen.benchmarks.shapes import benchmark, to_markdown
     from simgen.devices import default_workers
     from simgen.generation import Generator
-    from simgen.io import write_text
     from simgen.shapes import list_shapes, load_shape
 
     names = [shape.name for shape in list_shapes()] if only is None else only.split(",")
@@ -209,9 +199,7 @@ def shapes(
         progress=progress_bar,
         n_workers=default_workers(generator.device),
     )
-    write_text(out / "shapes.md", to_markdown(scores))
-    typer.echo(to_markdown(scores), nl=False)
-    typer.echo(f"see {out / 'shapes.md'}")
+    _show(out / "shapes.md", to_markdown(scores))
 
 
 Attempts = Annotated[int, typer.Option(min=1, help="Attempts of each task.")]
@@ -408,19 +396,15 @@ def acac(
     n_processes = processes or default_workers(target)
     if n_processes > 1:
         torch.set_num_threads(1)  # threads of several processes would wait for each other
-    try:
-        with progress_bar("training", "s") as update:
-            result = benchmark(
-                data,
-                out,
-                network,
-                training,
-                device=target,
-                n_processes=n_processes,
-                progress=lambda _, __, metrics: update(min(metrics["elapsed"], limit), int(limit)),
-            )
-    except KeyboardInterrupt:
-        typer.echo(f"error: interrupted; the same command goes on with what is in {out}", err=True)
-        raise typer.Exit(130) from None
+    with resumable(out), progress_bar("training", "s") as update:
+        result = benchmark(
+            data,
+            out,
+            network,
+            training,
+            device=target,
+            n_processes=n_processes,
+            progress=lambda _, __, metrics: update(min(metrics["elapsed"], limit), int(limit)),
+        )
     typer.echo(to_markdown(result), nl=False)
     typer.echo(f"see {out / 'acac.md'}")

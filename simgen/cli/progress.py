@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -61,3 +62,13 @@ def progress_bar(label: str, unit: str) -> Iterator[Callable[[float, int], None]
             progress.update(task, completed=done, total=total)
 
         yield update
+
+
+@contextmanager
+def resumable(out: Path) -> Iterator[None]:
+    """End the program with the usual message and code if the block is interrupted."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        typer.echo(f"error: interrupted; the same command goes on with what is in {out}", err=True)
+        raise typer.Exit(130) from None

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from simgen.cli.progress import Device, progress_bar
+from simgen.cli.progress import Device, progress_bar, resumable
 from simgen.errors import ConfigError, InputError, LoadError
 
 data_app = typer.Typer(help="Training data for force fields.", no_args_is_help=True)
@@ -119,21 +119,17 @@ def train(
         import torch
 
         torch.set_num_threads(1)  # threads of several processes would wait for each other
-    try:
-        with progress_bar("training", "steps") as update:
-            path = run(
-                dataset,
-                network,
-                training,
-                out,
-                atomic_energies=atomic_energies,
-                device=target,
-                n_processes=n_processes,
-                progress=lambda step, n_steps, _: update(step, n_steps),
-            )
-    except KeyboardInterrupt:
-        typer.echo(f"error: interrupted; the same command goes on with what is in {out}", err=True)
-        raise typer.Exit(130) from None
+    with resumable(out), progress_bar("training", "steps") as update:
+        path = run(
+            dataset,
+            network,
+            training,
+            out,
+            atomic_energies=atomic_energies,
+            device=target,
+            n_processes=n_processes,
+            progress=lambda step, n_steps, _: update(step, n_steps),
+        )
     for part, errors in record_errors(path, dataset).items():
         figures = ", ".join(f"{name} {value:g}" for name, value in errors.items())
         typer.echo(f"{part}: {figures}")

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from simgen.molecules import MoleculeBatch
 
@@ -77,3 +78,31 @@ def linearise(
         return torch.autograd.grad(features, positions, gradient, materialize_grads=True)[0]
 
     return features.detach(), pullback
+
+
+def differentiable(descriptor: Linearises, batch: MoleculeBatch) -> Tensor:
+    """Features of a descriptor that brings its derivatives, for automatic differentiation.
+
+    Returns
+    -------
+    Tensor, shape (n_atoms, n_features)
+        Differentiable once with respect to the positions of the batch.
+    """
+    result: Tensor = _Linearised.apply(batch.positions, batch, descriptor)  # type: ignore[no-untyped-call]
+    return result
+
+
+class _Linearised(torch.autograd.Function):
+    """A descriptor for automatic differentiation with respect to the positions."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, positions: Tensor, batch: MoleculeBatch, descriptor: Linearises
+    ) -> Tensor:
+        features, ctx.pullback = descriptor.linearise(batch)
+        return features
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        return ctx.pullback(gradient), None, None

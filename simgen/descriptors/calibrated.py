@@ -22,13 +22,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-from simgen.descriptors import Linearises
+from simgen.descriptors import Linearises, differentiable
 from simgen.molecules import MoleculeBatch
 
 STIFFNESS = 10.0
@@ -105,8 +103,7 @@ class Calibrated:
 
     def __call__(self, batch: MoleculeBatch, pairs: Tensor | None = None) -> Tensor:
         """Return the features and the offset, (n_atoms, n_features + 1), differentiable once."""
-        result: Tensor = _Linearised.apply(batch.positions, batch, self)  # type: ignore[no-untyped-call]
-        return result
+        return differentiable(self, batch)
 
     def linearise(self, batch: MoleculeBatch) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
         """Return the same and the transpose of its Jacobian."""
@@ -114,19 +111,3 @@ class Calibrated:
         offset = features.new_full((len(features), 1), self._offset)
         shifted = torch.cat([features - self._centre, offset], 1)
         return shifted, lambda gradient: pullback(gradient[:, :-1].contiguous())
-
-
-class _Linearised(torch.autograd.Function):
-    """A descriptor for automatic differentiation with respect to the positions."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, positions: Tensor, batch: MoleculeBatch, descriptor: Linearises
-    ) -> Tensor:
-        features, ctx.pullback = descriptor.linearise(batch)
-        return features
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
-        return ctx.pullback(gradient), None, None

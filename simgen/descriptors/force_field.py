@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
-import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
+from simgen.descriptors import differentiable
 from simgen.models import ForceField, FrozenForceField
 from simgen.molecules import MoleculeBatch
 
@@ -35,25 +33,8 @@ class ForceFieldDescriptor:
 
     def __call__(self, batch: MoleculeBatch, pairs: Tensor | None = None) -> Tensor:
         """Return the invariants, shape (n_atoms, n_channels), differentiable once."""
-        result: Tensor = _Invariants.apply(batch.positions, batch, self._frozen)  # type: ignore[no-untyped-call]
-        return result
+        return differentiable(self._frozen, batch)
 
     def linearise(self, batch: MoleculeBatch) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
         """Return the invariants and the transpose of their Jacobian."""
         return self._frozen.linearise(batch)
-
-
-class _Invariants(torch.autograd.Function):
-    """The frozen invariants for automatic differentiation with respect to the positions."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, positions: Tensor, batch: MoleculeBatch, frozen: FrozenForceField
-    ) -> Tensor:
-        features, ctx.pullback = frozen.linearise(batch)
-        return features
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
-        return ctx.pullback(gradient), None, None

@@ -109,6 +109,11 @@ class GenerationConfig:
         return self.composition.palette(present)
 
     @property
+    def n_given(self) -> int:
+        """Heavy atoms that are there already, those of the scaffold."""
+        return 0 if self.scaffold is None else len(self.scaffold.heavy)
+
+    @property
     def charge(self) -> int:
         """Total charge of every molecule."""
         if self.composition.charge is not None:

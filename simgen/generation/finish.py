@@ -232,8 +232,7 @@ class Finisher:
     ) -> Report:
         """See whether a sound molecule is one that was asked for."""
         config = self.config
-        n_given = 0 if config.scaffold is None else len(config.scaffold.heavy)
-        n_placed = len(skeleton.atomic_numbers) - n_given
+        n_placed = len(skeleton.atomic_numbers) - config.n_given
         if n_placed - n_dropped < config.n_heavy_atoms[0]:
             detail = f"{n_dropped} of {n_placed} heavy atoms lay apart"
             return replace(report, status=Status.INCOMPLETE, detail=detail)

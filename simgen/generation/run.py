@@ -112,7 +112,7 @@ class Run:
             described &= set(network.elements)
         with_bonds = [m.mol for m in reference.molecules if m.mol is not None]
         with self._timed("reference"):
-            n_given = 0 if config.scaffold is None else len(config.scaffold.heavy)
+            n_given = config.n_given
             low, high = config.n_heavy_atoms
             chosen = reference.select(
                 (n_given + low, n_given + high), elements=sorted(described), wanted=sorted(heavy)
@@ -160,8 +160,7 @@ class Run:
     @property
     def surroundings(self) -> range:
         """Places of the atoms of a host in each molecule of a batch."""
-        scaffold = self.config.scaffold
-        return range(0 if scaffold is None else len(scaffold.heavy), len(self.frame[0]))
+        return range(self.config.n_given, len(self.frame[0]))
 
     def _terms(self) -> list[LogDensity]:
         """What draws and pushes atoms beside the similarity to the reference."""
@@ -338,7 +337,6 @@ class Run:
         log_k = -self.score.atom_energies(batch, sigma) * placed
         mean = batch.sum_per_molecule(log_k) / batch.sum_per_molecule(placed)
         scaffold = self.config.scaffold
-        n_given = 0 if scaffold is None else len(scaffold.heavy)
         skeletons = []
         for index, part, finite, similarity in zip(
             chunk,
@@ -351,7 +349,7 @@ class Run:
             kept[list(self.surroundings)] = False
             positions = part.positions.numpy()[kept]
             if scaffold is not None:
-                positions[:n_given] = scaffold.positions
+                positions[: self.config.n_given] = scaffold.positions
             numbers = part.atomic_numbers.numpy()[kept]
             known = similarity if finite else None
             skeletons.append(Skeleton(index, numbers, positions, finite, known))
