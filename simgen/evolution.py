@@ -83,6 +83,7 @@ def mutate(
     mutated_fraction: float,
     noise: Noise,
     step: int,
+    held: Tensor | None = None,
 ) -> MoleculeBatch:
     """Change the elements of some mobile atoms of every molecule.
 
@@ -104,6 +105,8 @@ def mutate(
         Random numbers of the molecules.
     step : int
         Index of the step, for the random numbers.
+    held : Tensor, shape (n_atoms,), bool, optional
+        Mobile atoms that keep their elements all the same.
 
     Returns
     -------
@@ -111,18 +114,19 @@ def mutate(
         With other elements, and otherwise the same.
     """
     idx = batch.molecule_idx
-    n_mobile = batch.sum_per_molecule((~batch.fixed).to(torch.float64))
+    still = batch.fixed if held is None else batch.fixed | held
+    n_mobile = batch.sum_per_molecule((~still).to(torch.float64))
     # The small number keeps 0.2 x 5 from being two atoms.
     n_mutated = torch.ceil(mutated_fraction * n_mobile - 1e-9)
 
     energies = torch.nan_to_num(atom_energies.to(torch.float64))
     keys = inverse_temperature * energies + gumbel(noise.uniform(Stream.MUTATED_ATOMS, step, idx))
-    keys = torch.where(batch.fixed, -math.inf, keys)
+    keys = torch.where(still, -math.inf, keys)
     by_key = torch.argsort(keys, descending=True, stable=True)
     order = by_key[torch.argsort(idx[by_key], stable=True)]
     rank = torch.empty_like(idx)
     rank[order] = batch.local_idx  # the order keeps the molecules where they are
-    mutated = (rank < n_mutated[idx]) & ~batch.fixed
+    mutated = (rank < n_mutated[idx]) & ~still
 
     elements = torch.tensor(palette.elements, device=idx.device)
     weights = torch.tensor(palette.weights, dtype=torch.float64, device=idx.device)
@@ -210,6 +214,7 @@ def evolve(
     settings: EvolutionSettings | None = None,
     heun_settings: HeunSettings | None = None,
     first_step: int = 0,
+    held: Tensor | None = None,
     callback: Callback | None = None,
 ) -> Samples:
     """Sample positions and elements together.
@@ -237,6 +242,8 @@ def evolve(
         Constants of the sampler.
     first_step : int
         Index of the first step, for the random numbers, if these levels are part of a longer run.
+    held : Tensor, shape (n_atoms,), bool, optional
+        Atoms that neither move nor mutate this time.
     callback : callable, optional
         Called after each block with the survivors.
 
@@ -261,6 +268,9 @@ def evolve(
     first_atom = torch.cumsum(counts, 0) - counts
     is_copy = particles.molecule_idx % n_particles > 0
     original_atoms = torch.nonzero(~is_copy).squeeze(1)
+    if held is not None:
+        first_of_family = torch.cumsum(batch.counts, 0) - batch.counts
+        held = held[first_of_family[particles.molecule_idx // n_particles] + local_idx]
     score = independent(score, particles, n_particles)
     if evolving:
         atom_energies = score.atom_energies(particles, levels[0])
@@ -282,6 +292,7 @@ def evolve(
                 mutated_fraction=settings.mutated_fraction,
                 noise=noise,
                 step=first_step + step,
+                held=held,
             )
             numbers = torch.where(is_copy, mutants.atomic_numbers, particles.atomic_numbers)
             particles = particles.replace(atomic_numbers=numbers)
@@ -293,6 +304,7 @@ def evolve(
             settings=heun_settings,
             first_step=first_step + step,
             finite=finite,
+            held=held,
         )
         if evolving:
             atom_energies = score.atom_energies(particles, levels[end])

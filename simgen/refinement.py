@@ -1,4 +1,5 @@
-"""Refinement: raise the noise of finished samples a little, let it fall again, keep what improved.
+"""Refinement and repair: raise the noise of finished samples a little, let it fall again, and keep
+what improved.
 
 One pass of the sampler leaves some molecules crowded: while the noise is high the prior presses
 atoms together, and when it has faded the steps are too short for them to part. Another pass from a
@@ -6,12 +7,17 @@ low noise level, where the prior is weak, lets them. Others are torn apart, sinc
 an atom to the reference does not tell whether all atoms hang together; those begin at a higher
 level, where the prior and cohesion bring the parts together. No sample is thrown away; those that
 look like the reference already are left alone.
+
+Similarity is smooth, and chemistry is not: a nitrogen where a carbon should be looks almost right.
+So after refinement comes repair. Somebody who knows chemistry judges the molecules, and only the
+atoms that are at fault and those beside them move and mutate again.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -20,7 +26,7 @@ from simgen.cohesion import n_fragments
 from simgen.errors import ConfigError
 from simgen.evolution import EnergyScore, EvolutionSettings, evolve, independent
 from simgen.molecules import MoleculeBatch
-from simgen.noise import Noise
+from simgen.noise import Noise, Stream
 from simgen.sampling import Callback, HeunSettings, Samples
 
 
@@ -42,7 +48,7 @@ class RefinementSettings:
         If a number is out of range.
     """
 
-    n_rounds: int = 6
+    n_rounds: int = 2
     sigma: float = 0.15
     torn_sigma: float = 0.4
 
@@ -128,14 +134,155 @@ def refine(
             better = torch.where(
                 torn[rows] == new_torn, new_energies < energies[rows], torn[rows] & ~new_torn
             )
-            improved = torch.nonzero(better & part.finite).squeeze(1)
-            source = torch.arange(batch.n_molecules, device=rows.device)
-            source[rows[improved]] = batch.n_molecules + improved
-            batch = MoleculeBatch.cat([batch, part.molecules])[source]
-            energies = energies.index_copy(0, rows[improved], new_energies[improved])
-            means = means.index_copy(0, rows[improved], new_means[improved])
-            torn = torn.index_copy(0, rows[improved], new_torn[improved])
+            better &= part.finite
+            batch = _adopt(batch, part.molecules, rows, better)
+            kept = rows[better]
+            energies = energies.index_copy(0, kept, new_energies[better])
+            means = means.index_copy(0, kept, new_means[better])
+            torn = torn.index_copy(0, kept, new_torn[better])
     return Samples(batch, finite)
+
+
+@dataclass(frozen=True, slots=True)
+class RepairSettings:
+    """Constants of repair.
+
+    Attributes
+    ----------
+    n_rounds : int
+        Rounds at most; 0 for no repair.
+    sigmas : tuple of float
+        Each round begins at the highest noise level not above one of these, in turn, angstrom: a
+        lower one mends what is almost right, a higher one builds something else.
+    scatter : float
+        Standard deviation of the noise that what moves begins with, relative to the noise level.
+
+    Raises
+    ------
+    ConfigError
+        If a number is out of range.
+    """
+
+    n_rounds: int = 10
+    sigmas: tuple[float, ...] = (0.3, 0.5)
+    scatter: float = 0.5
+
+    def __post_init__(self) -> None:
+        if self.n_rounds < 0:
+            raise ConfigError(f"expected n_rounds >= 0, got {self.n_rounds}")
+        if not self.sigmas or not all(0.0 < sigma < float("inf") for sigma in self.sigmas):
+            raise ConfigError(f"expected sigmas > 0, got {self.sigmas}")
+        if not 0.0 <= self.scatter < float("inf"):
+            raise ConfigError(f"expected scatter >= 0, got {self.scatter}")
+
+
+class Judge(Protocol):
+    """Somebody who finds fault with molecules."""
+
+    def __call__(self, batch: MoleculeBatch) -> tuple[Tensor, Tensor]:
+        """Return which atoms are at fault, and which are to move so that they no longer are.
+
+        Both of shape (n_atoms,), bool, on the device of the batch. Each molecule is judged as if
+        there were no other.
+        """
+        ...
+
+
+def repair(
+    score: EnergyScore,
+    samples: Samples,
+    sigmas: Sequence[float],
+    judge: Judge,
+    *,
+    noise: Noise,
+    settings: RepairSettings | None = None,
+    first_step: int = 0,
+    evolution: EvolutionSettings | None = None,
+    heun_settings: HeunSettings | None = None,
+    surroundings: Sequence[int] = (),
+    callback: Callback | None = None,
+) -> Samples:
+    """Sample the atoms that are at fault again, with all others held where they are.
+
+    Parameters
+    ----------
+    score, samples, sigmas, noise, evolution, heun_settings, surroundings, callback
+        As those of :func:`refine`.
+    judge : Judge
+        Who finds the faults. Fixed atoms do not move, whatever it says.
+    settings : RepairSettings, optional
+        Constants.
+    first_step : int
+        Index of the first step, for the random numbers: those before were used for other things.
+
+    Returns
+    -------
+    Samples
+        In the same order. No molecule has more atoms at fault than before, and none is torn that
+        was whole.
+    """
+    settings = settings or RepairSettings()
+    levels = [float(sigma) for sigma in sigmas]
+    batch, finite = samples.molecules, samples.finite
+    if not batch.n_molecules or not settings.n_rounds:
+        return samples
+    energies, _, torn = _fitness(score, batch, levels[-1], surroundings)
+    faulty, loose = judge(batch)
+    n_faults = batch.sum_per_molecule(faulty.to(torch.int64))
+    for round_ in range(settings.n_rounds):
+        highest = settings.sigmas[round_ % len(settings.sigmas)]
+        tail = [sigma for sigma in levels if sigma <= highest]
+        n_loose = batch.sum_per_molecule((loose & ~batch.fixed).to(torch.int64))
+        rows = torch.nonzero(finite & (n_faults > 0) & (n_loose > 0)).squeeze(1)
+        if len(tail) < 2 or not len(rows):
+            continue
+        some = batch[rows]
+        held = ~loose[torch.isin(batch.molecule_idx, rows)]
+        own = Noise(noise.seed, noise.sample_idx[rows], noise.particle_idx[rows])
+        step = first_step + round_ * len(levels)
+        shift = own.normal(Stream.START, step, some.molecule_idx).to(some.positions)
+        shift = (settings.scatter * tail[0]) * shift
+        still = (held | some.fixed)[:, None]
+        some = some.replace(positions=torch.where(still, some.positions, some.positions + shift))
+        part = evolve(
+            score,
+            some,
+            tail,
+            noise=own,
+            settings=evolution,
+            heun_settings=heun_settings,
+            first_step=step,
+            held=held,
+            callback=callback,
+        )
+        new = part.molecules
+        new_energies, _, new_torn = _fitness(score, new, levels[-1], surroundings)
+        new_faulty, new_loose = judge(new)
+        new_faults = new.sum_per_molecule(new_faulty.to(torch.int64))
+        # Fewer faults are better; where there are as many, the lower energy is.
+        better = (new_faults < n_faults[rows]) | (
+            (new_faults == n_faults[rows]) & (new_energies < energies[rows])
+        )
+        better &= part.finite & ~(new_torn & ~torn[rows])
+        atoms = torch.isin(batch.molecule_idx, rows[better])
+        faulty[atoms] = new_faulty[better[new.molecule_idx]]
+        loose[atoms] = new_loose[better[new.molecule_idx]]
+        batch = _adopt(batch, new, rows, better)
+        kept = rows[better]
+        energies = energies.index_copy(0, kept, new_energies[better])
+        torn = torn.index_copy(0, kept, new_torn[better])
+        n_faults = n_faults.index_copy(0, kept, new_faults[better])
+    return Samples(batch, finite)
+
+
+def _adopt(batch: MoleculeBatch, new: MoleculeBatch, rows: Tensor, better: Tensor) -> MoleculeBatch:
+    """Take over the better ones of new molecules, which are to be those in some rows of a batch."""
+    atoms = torch.isin(batch.molecule_idx, rows[better])
+    chosen = better[new.molecule_idx]
+    positions, numbers = batch.positions.clone(), batch.atomic_numbers.clone()
+    positions[atoms] = new.positions[chosen]
+    numbers[atoms] = new.atomic_numbers[chosen]
+    return batch.replace(positions=positions, atomic_numbers=numbers)
 
 
 def _fitness(

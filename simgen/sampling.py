@@ -149,6 +149,7 @@ def heun(
     settings: HeunSettings | None = None,
     first_step: int = 0,
     finite: Tensor | None = None,
+    held: Tensor | None = None,
     callback: Callback | None = None,
 ) -> Samples:
     """Sample by the stochastic Heun method.
@@ -181,6 +182,8 @@ def heun(
         Index of the first step, if these levels are part of a longer run.
     finite : Tensor, shape (n_molecules,), bool, optional
         False for molecules that are not to move at all.
+    held : Tensor, shape (n_atoms,), bool, optional
+        Atoms that stay where they are, as fixed ones do, but only this time.
     callback : callable, optional
         Called after each step.
 
@@ -201,25 +204,26 @@ def heun(
     settings = settings or HeunSettings()
     if finite is None:
         finite = torch.ones(batch.n_molecules, dtype=torch.bool, device=batch.positions.device)
+    still = batch.fixed if held is None else batch.fixed | held
     x = batch.positions.detach()
     levels = [float(sigma) for sigma in sigmas]
     for step, (sigma, sigma_next) in enumerate(itertools.pairwise(levels), start=first_step):
         raised = settings.churn * sigma if sigma >= settings.s_min else sigma
         added = settings.s_noise * math.sqrt(max(raised**2 - sigma**2, 0.0))
         xi = noise.normal(Stream.CHURN, step, batch.molecule_idx).to(x)
-        mobile = (finite[batch.molecule_idx] & ~batch.fixed)[:, None]
+        mobile = (finite[batch.molecule_idx] & ~still)[:, None]
         noisy = torch.where(mobile, _on_grid(x + max(added, settings.min_noise) * xi), x)
 
         # A score that is not finite stops its molecule before it meets the network again.
         first = score(batch.replace(positions=noisy), raised)
         finite = finite & _all_finite(batch, first)
-        mobile = (finite[batch.molecule_idx] & ~batch.fixed)[:, None]
+        mobile = (finite[batch.molecule_idx] & ~still)[:, None]
         predicted = torch.where(mobile, _on_grid(noisy + (raised - sigma_next) * first), x)
 
         second = score(batch.replace(positions=predicted), sigma_next)
         corrected = noisy + (raised - sigma_next) * (first + second) / 2
         finite = finite & _all_finite(batch, corrected)
-        mobile = (finite[batch.molecule_idx] & ~batch.fixed)[:, None]
+        mobile = (finite[batch.molecule_idx] & ~still)[:, None]
         x = torch.where(mobile, corrected, x)
         if callback is not None:
             callback(Progress(step + 1, sigma_next, batch.replace(positions=x)))

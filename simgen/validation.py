@@ -230,6 +230,9 @@ class Report:
         Name of the first valid attempt with the same bond graph.
     known_in_reference : bool or None
         Whether the bond graph is in the reference set.
+    n_unknown : int or None
+        Heavy atoms in surroundings or ring systems that no known molecule shows
+        (:meth:`simgen.known.KnownChemistry.unknown_atoms`).
     alerts : str or None
         Unwanted substructures that were searched for and found.
 
@@ -258,6 +261,7 @@ class Report:
     similarity: float | None = None
     duplicate_of: str | None = None
     known_in_reference: bool | None = None
+    n_unknown: int | None = None
     alerts: str | None = None
 
     @classmethod

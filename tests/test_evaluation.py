@@ -16,11 +16,11 @@ from typer.testing import CliRunner
 
 from simgen import io, validation
 from simgen.cli import app
+from simgen.data.known import write_known
 from simgen.errors import InputError, LoadError, MissingDependencyError
 from simgen.evaluation import judges, statistics
 from simgen.evaluation.geometry import compare, measure
 from simgen.evaluation.judges import Entry, judge
-from simgen.evaluation.known import collect, environments_of, load_known, valence_of, write_known
 from simgen.evaluation.molecule import (
     Fault,
     MoleculeScore,
@@ -40,6 +40,7 @@ from simgen.evaluation.report import figure_from_json, show, to_json, to_markdow
 from simgen.evaluation.scorecard import Reference, Scorecard, summarise
 from simgen.evaluation.sources import has_more_attempts, read_entries
 from simgen.io import Record, perceive_bonds
+from simgen.known import collect, environments_of, load_known, ring_systems_of, valence_of
 from simgen.reference import load_reference
 from simgen.validation import check_posebusters
 
@@ -74,11 +75,12 @@ ETHANOL = conformer("CCO")
 
 def test_the_shipped_table_holds_what_molecules_of_the_collections_show() -> None:
     # The reference set is a part of them; all of them take a minute, in the slow test.
-    smiles = [mol.GetProp("_Name") for mol in sdf_of_the_reference()[::10]]
-    known, sample = load_known(), collect(smiles)
-    assert sample.n_molecules == len(smiles) > 100
+    mols = sdf_of_the_reference()[::10]
+    known, sample = load_known(), collect(mols)
+    assert sample.n_molecules == len(mols) > 100
     assert sample.valences <= known.valences
     assert sample.environments < known.environments
+    assert sample.ring_systems < known.ring_systems
 
 
 @pytest.mark.slow
@@ -103,6 +105,43 @@ def test_environments_tell_apart_what_morgan_fingerprints_of_radius_1_do() -> No
     assert len(ours) > 15
     assert all(len(bits) == 1 for bits in ours.values())
     assert all(len(words) == 1 for words in theirs.values())
+
+
+def test_ring_systems_are_rings_that_share_atoms() -> None:
+    def words(smiles: str) -> list[str]:
+        return [word for word, _ in ring_systems_of(from_smiles(smiles))]
+
+    benzene, naphthalene = words("c1ccccc1"), words("c1ccc2ccccc2c1")
+    assert words("C1CCNCC1") == words("O1CCOCC1") == benzene
+    assert words("C1CCC2CNCCC2C1") == naphthalene
+    assert words("c1ccccc1-c1ccccc1") == benzene * 2
+    assert len(words("C1CCC2(CC1)CCCCC2")) == 1  # spiro
+    assert words("CCO") == []
+    # A macrocycle is a chain as far as strain goes; what is fused to it counts alone.
+    assert words("C1CCCCCCCCCCC1") == []
+    assert words("C1CCCCCCCCc2ccccc2C1") == benzene
+    (system,) = ring_systems_of(from_smiles("CC1CC1"))
+    assert system[1] == {1, 2, 3}
+
+
+def test_unknown_atoms_are_those_in_strange_surroundings() -> None:
+    known = load_known()
+
+    def unknown(smiles: str) -> set[int]:
+        return known.unknown_atoms(from_smiles(smiles))
+
+    assert unknown("CC(=O)Nc1ccc(O)cc1") == set()
+    assert unknown("C1CCCCCCCCCCCCC1") == set()
+    assert unknown("COOOC") == {1, 2, 3}
+    # A cage whose atoms look harmless one by one.
+    cage = "C1C2CC3C1C1CC2CC31"
+    assert unknown(cage) == set(range(from_smiles(cage).GetNumAtoms()))
+    # Of iodine nothing is known, so that nothing is said of what it is bonded to.
+    assert "I" not in known.elements
+    assert unknown("CCI") == set()
+    silent = collect([from_smiles("CC")])
+    assert silent.unknown_atoms(from_smiles("CCC")) == {0, 1, 2}
+    assert (silent | collect([from_smiles("CCC")])).unknown_atoms(from_smiles("CCC")) == set()
 
 
 def test_environments_do_not_depend_on_how_hydrogens_are_written() -> None:

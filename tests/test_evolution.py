@@ -81,6 +81,31 @@ def test_fixed_atoms_neither_mutate_nor_count() -> None:
     assert batch.sum_per_molecule(changed.to(torch.int64)).tolist() == [1, 0]
 
 
+def test_held_atoms_do_not_mutate_and_bounds_count_them() -> None:
+    batch, noise = molecules([10])
+    held = torch.tensor([True] * 7 + [False] * 3)
+    for step in range(10):
+        new = mutated(batch, noise, held=held, mutated_fraction=1.0, step=step)
+        assert ((new.atomic_numbers != 6) == ~held).all()
+    # One nitrogen is allowed, and it is among the atoms that are held.
+    batch = batch.replace(atomic_numbers=torch.tensor([7] + [6] * 9))
+    palette = Palette((6, 7), at_most=(10, 1))
+    for step in range(10):
+        new = mutated(batch, noise, held=held, palette=palette, mutated_fraction=1.0, step=step)
+        assert torch.equal(new.atomic_numbers, batch.atomic_numbers)
+
+
+def test_a_run_holds_atoms_of_every_particle() -> None:
+    batch, noise = molecules([6, 4])
+    held = torch.tensor([True, False] * 5)
+    options = {"settings": EvolutionSettings(n_particles=3), "held": held}
+    end = evolve(Well({6: 1.0}), batch, [0.3, 0.2, 0.1], noise=noise, **options).molecules
+    assert torch.equal(end.positions[held], batch.positions[held])
+    assert (end.atomic_numbers[held] == 6).all()
+    assert (end.positions[~held] != batch.positions[~held]).any()
+    assert (end.atomic_numbers[~held] != 6).any()
+
+
 def test_atoms_mutate_without_replacement_with_boltzmann_weights() -> None:
     # Two of three atoms: the chance of a pair is the sum over both orders of drawing it.
     n, b = 20_000, 0.7

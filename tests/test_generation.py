@@ -436,7 +436,7 @@ def test_a_molecule_smaller_than_asked_for_is_incomplete(
         return Samples(MoleculeBatch.from_arrays([skeleton]), torch.tensor([True]))
 
     monkeypatch.setattr(run_module, "evolve", sample)
-    result = run(1)
+    result = run(1, n_repairs=0)
     assert result.reports[0].status is Status.INCOMPLETE
     assert result.reports[0].detail == "1 of 3 heavy atoms lay apart"
     assert result.molecules == []

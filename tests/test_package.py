@@ -29,7 +29,7 @@ def test_the_wheel_holds_the_data(wheel: Path) -> None:
     assert names >= {
         "simgen/py.typed",
         "simgen/references/organic.sdf.gz",
-        "simgen/evaluation/known.json.gz",
+        "simgen.known.json.gz",
         "simgen/models/pretrained/small.safetensors",
         "simgen/finishing/statistics.json",
     }

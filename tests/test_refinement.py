@@ -1,4 +1,4 @@
-"""Refinement only ever improves, leaves finished molecules alone, and mends torn ones."""
+"""Refinement and repair only ever improve, leave good molecules alone, and mend bad ones."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from simgen.errors import ConfigError
 from simgen.evolution import EvolutionSettings, Palette
 from simgen.molecules import MoleculeBatch
 from simgen.noise import Noise
-from simgen.refinement import RefinementSettings, refine
+from simgen.refinement import RefinementSettings, RepairSettings, refine, repair
 from simgen.sampling import Samples
 from simgen.schedules import noise_levels
 
@@ -137,3 +137,111 @@ def test_bad_settings_are_refused() -> None:
         RefinementSettings(n_rounds=-1)
     with pytest.raises(ConfigError, match="torn_sigma"):
         RefinementSettings(torn_sigma=0.0)
+
+
+# --- repair ------------------------------------------------------------------------------------
+
+
+def blame_nitrogen(batch: MoleculeBatch) -> tuple[Tensor, Tensor]:
+    """A judge: nitrogen is wrong, and nothing but the nitrogens may move."""
+    faulty = batch.atomic_numbers == 7
+    return faulty, faulty.clone()
+
+
+def mixed(n_molecules: int) -> Samples:
+    start = molecules(n_molecules, spread=0.6)
+    numbers = torch.tensor([7, 6, 6, 7, 6, 6]).repeat(n_molecules)
+    return Samples(start.molecules.replace(atomic_numbers=numbers), start.finite)
+
+
+def run_repair(samples: Samples, rng: Noise, **options: object) -> Samples:
+    return repair(
+        Ring(),
+        samples,
+        LEVELS,
+        blame_nitrogen,
+        noise=rng,
+        settings=RepairSettings(**options),
+        evolution=EVOLUTION,
+    )
+
+
+def n_nitrogens(samples: Samples) -> Tensor:
+    batch = samples.molecules
+    return batch.sum_per_molecule((batch.atomic_numbers == 7).long())
+
+
+def test_faults_never_become_more_and_end() -> None:
+    previous = mixed(5)
+    for n_rounds in (1, 2, 8):
+        repaired = run_repair(mixed(5), noise(*range(5)), n_rounds=n_rounds)
+        assert (n_nitrogens(repaired) <= n_nitrogens(previous)).all()
+        previous = repaired
+    assert (n_nitrogens(previous) == 0).all()
+
+
+def test_only_what_is_at_fault_moves_and_mutates() -> None:
+    start = mixed(3)
+    repaired = run_repair(start, noise(0, 1, 2), n_rounds=1)
+    changed = (repaired.molecules.positions != start.molecules.positions).any(1)
+    assert changed.any()
+    good = start.molecules.atomic_numbers == 6
+    assert not changed[good].any()
+    assert (repaired.molecules.atomic_numbers[good] == 6).all()
+
+
+def test_fixed_atoms_at_fault_stay() -> None:
+    start = mixed(1)
+    fixed = torch.tensor([True, False, False, False, False, False])
+    start = Samples(start.molecules.replace(fixed=fixed), start.finite)
+    repaired = run_repair(start, noise(0), n_rounds=8)
+    assert n_nitrogens(repaired).tolist() == [1]
+    assert torch.equal(repaired.molecules.positions[0], start.molecules.positions[0])
+
+
+def test_faultless_molecules_stay_bit_for_bit() -> None:
+    start = molecules(3)
+    repaired = run_repair(start, noise(0, 1, 2))
+    assert torch.equal(repaired.molecules.positions, start.molecules.positions)
+
+
+def test_the_batch_does_not_matter_to_repair() -> None:
+    start = mixed(4)
+    together = run_repair(start, noise(0, 1, 2, 3), n_rounds=3)
+    for k in (0, 3):
+        one = Samples(start.molecules[k], torch.tensor([True]))
+        alone = run_repair(one, noise(k), n_rounds=3)
+        assert torch.equal(alone.molecules.positions, together.molecules[k].positions)
+        assert torch.equal(alone.molecules.atomic_numbers, together.molecules[k].atomic_numbers)
+
+
+def test_repair_does_not_tear() -> None:
+    """Where the only way to fewer faults is to tear, the fault stays."""
+    line = torch.tensor([[0.0, 0, 0], [1.4, 0, 0], [2.8, 0, 0]])
+    start = Samples(MoleculeBatch.from_arrays([([6, 7, 6], line)]), torch.tensor([True]))
+
+    class Outwards(Ring):
+        def __call__(self, batch: MoleculeBatch, sigma: float) -> Tensor:
+            return torch.tensor([0.0, 20.0, 0.0]).expand_as(batch.positions)
+
+    repaired = repair(
+        Outwards(),
+        start,
+        LEVELS,
+        blame_nitrogen,
+        noise=noise(0),
+        settings=RepairSettings(4, (1.0,)),
+        evolution=EVOLUTION,
+    )
+    assert torch.equal(repaired.molecules.positions, line)
+
+
+def test_bad_repair_settings_are_refused() -> None:
+    with pytest.raises(ConfigError, match="n_rounds"):
+        RepairSettings(n_rounds=-1)
+    with pytest.raises(ConfigError, match="sigmas"):
+        RepairSettings(sigmas=(0.3, 0.0))
+    with pytest.raises(ConfigError, match="sigmas"):
+        RepairSettings(sigmas=())
+    with pytest.raises(ConfigError, match="scatter"):
+        RepairSettings(scatter=-1.0)

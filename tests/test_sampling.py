@@ -115,6 +115,14 @@ def test_fixed_atoms_are_bit_identical() -> None:
     assert (x[~fixed] != batch.positions[~fixed]).all()
 
 
+def test_held_atoms_stay_where_they_are() -> None:
+    batch, noise = atoms([6, 4])
+    held = torch.tensor([True, False] * 5)
+    x = heun(flow, batch, [0.2, 0.1], noise=noise, held=held).molecules.positions
+    assert torch.equal(x[held], batch.positions[held])
+    assert (x[~held] != batch.positions[~held]).all()
+
+
 def test_a_molecule_is_the_same_alone_and_in_a_batch() -> None:
     batch, noise = atoms([6, 4, 5])
     sigmas = noise_levels(10).tolist()

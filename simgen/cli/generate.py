@@ -406,7 +406,13 @@ def generate(
         typer.Option(
             min=0, help="Rounds for samples that do not fit yet.", rich_help_panel=_METHOD
         ),
-    ] = 6,
+    ] = 2,
+    repairs: Annotated[
+        int,
+        typer.Option(
+            min=0, help="Rounds for atoms in unknown surroundings.", rich_help_panel=_METHOD
+        ),
+    ] = 10,
     model: Model = "small",
     descriptor: Descriptor = DescriptorName.MACE,
     device: Device = "auto",
@@ -463,6 +469,7 @@ def generate(
                 n_steps=steps,
                 n_particles=particles,
                 n_refinements=refinements,
+                n_repairs=repairs,
                 seed=seed,
                 batch_size=batch_size,
                 n_workers=workers or default_workers(generator.device),

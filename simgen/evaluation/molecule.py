@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from rdkit import Chem
 
 from simgen import validation
-from simgen.evaluation.known import KnownChemistry, environments_of, load_known, valence_of
 from simgen.evaluation.perception import same_bonds
 from simgen.io import Record, perceive_bonds
+from simgen.known import KnownChemistry, environments_of, load_known, valence_of
 from simgen.validation import Check
 
 CUMULATED = Chem.MolFromSmarts("*=[#6X2,#7X2]=*")
@@ -141,7 +141,7 @@ class Chemistry:
     n_cumulated, n_heteroatom_rows : int
         :func:`count_cumulated`, :func:`count_heteroatom_rows`.
     environments : tuple of str
-        :func:`simgen.evaluation.known.environment` of each heavy atom.
+        :func:`simgen.known.environment` of each heavy atom.
     """
 
     mol: Chem.Mol

@@ -16,7 +16,6 @@ from rdkit.Chem.QED import qed
 
 from simgen.evaluation import statistics
 from simgen.evaluation.geometry import Comparison, Values, compare, measure
-from simgen.evaluation.known import environments_of
 from simgen.evaluation.molecule import (
     CHECKS,
     MoleculeScore,
@@ -24,6 +23,7 @@ from simgen.evaluation.molecule import (
     count_heteroatom_rows,
     ring_sizes,
 )
+from simgen.known import environments_of
 from simgen.reference import ReferenceSet
 from simgen.validation import molecule_key, sa_score
 

@@ -13,7 +13,7 @@ from simgen.errors import ConfigError
 from simgen.filters import Filters
 from simgen.host import Host
 from simgen.priors import Gaussian, Prior, prior_from_dict, prior_to_dict
-from simgen.refinement import RefinementSettings
+from simgen.refinement import RefinementSettings, RepairSettings
 from simgen.scaffold import Scaffold
 from simgen.schedules import N_STEPS
 
@@ -56,6 +56,8 @@ class GenerationConfig:
         Copies of each molecule in element evolution.
     n_refinements : int
         Rounds in which samples that do not look like the reference yet are sampled on.
+    n_repairs : int
+        Rounds in which atoms in surroundings that no known molecule shows are sampled again.
 
     Raises
     ------
@@ -77,6 +79,7 @@ class GenerationConfig:
     n_steps: int = N_STEPS
     n_particles: int = 10
     n_refinements: int = RefinementSettings().n_rounds
+    n_repairs: int = RepairSettings().n_rounds
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "n_heavy_atoms", tuple(self.n_heavy_atoms))
@@ -85,6 +88,7 @@ class GenerationConfig:
             ("n_steps", 4, 100_000),
             ("n_particles", 1, 2**24 - 1),
             ("n_refinements", 0, 1000),
+            ("n_repairs", 0, 1000),
             ("seed", 0, 2**64 - 1),
         ):
             value = getattr(self, name)

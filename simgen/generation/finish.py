@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -20,6 +20,7 @@ from simgen.finishing.relaxation import relax
 from simgen.generation.config import GenerationConfig
 from simgen.generation.result import Attempt, attempt_name, attempt_of_mol
 from simgen.host import CLASH
+from simgen.known import collect, load_known
 from simgen.molecules import MoleculeBatch
 from simgen.validation import (
     EV_TO_KCAL,
@@ -27,6 +28,7 @@ from simgen.validation import (
     Status,
     check_contacts,
     check_graph_kept,
+    molecule_key,
     validate,
 )
 
@@ -68,8 +70,8 @@ class Finisher:
         What molecules are to be like.
     energy_and_forces : callable
         Force field.
-    known : collection of str, optional
-        :func:`simgen.validation.molecule_key` of each reference molecule.
+    reference : sequence of Mol
+        The reference molecules whose bonds are known.
     dtype, device : optional
         Of the positions that the force field gets.
     """
@@ -78,7 +80,7 @@ class Finisher:
         self,
         config: GenerationConfig,
         energy_and_forces: Callable[[MoleculeBatch], tuple[Tensor, Tensor]],
-        known: Collection[str] | None,
+        reference: Sequence[Chem.Mol],
         *,
         dtype: torch.dtype,
         device: torch.device,
@@ -88,7 +90,8 @@ class Finisher:
         self.energy_and_forces = (
             energy_and_forces if config.host is None else config.host.walled(energy_and_forces)
         )
-        self.known = known
+        self.known = {molecule_key(mol) for mol in reference} or None
+        self.chemistry = load_known() | collect(reference)
         self.dtype = dtype
         self.device = device
         self.timings: dict[str, float] = {}
@@ -96,7 +99,12 @@ class Finisher:
     def finish(self, skeletons: Sequence[Skeleton]) -> list[Attempt]:
         """Bonds, hydrogens, relaxation and checks."""
         with self._timed("bonds and hydrogens"):
-            assignments = [self._assign_bonds(skeleton) for skeleton in skeletons]
+            assignments = [
+                self.assign_bonds(skeleton.atomic_numbers, skeleton.positions)
+                if skeleton.finite
+                else BondAssignment(Status.NONFINITE, None, ())
+                for skeleton in skeletons
+            ]
             mols = {
                 place: self._complete(assignment.mol)
                 for place, assignment in enumerate(assignments)
@@ -123,13 +131,14 @@ class Finisher:
                 )
             ]
 
-    def _assign_bonds(self, skeleton: Skeleton) -> BondAssignment:
-        if not skeleton.finite:
-            return BondAssignment(Status.NONFINITE, None, ())
+    def assign_bonds(
+        self, atomic_numbers: NDArray[np.int64], positions: NDArray[np.float64]
+    ) -> BondAssignment:
+        """Bonds of heavy atoms, those of a scaffold first."""
         composition = self.config.composition
         return assign_bonds(
-            skeleton.atomic_numbers,
-            skeleton.positions,
+            atomic_numbers,
+            positions,
             charge=self.config.charge,
             formal_charges=composition.formal_charges,
             n_hydrogens=composition.n_hydrogens,
@@ -218,6 +227,9 @@ class Finisher:
             similarity=skeleton.similarity,
             known=self.known,
         )
+        if report.sanitised:
+            graph = Chem.RemoveHs(mol)
+            report = replace(report, n_unknown=len(self.chemistry.unknown_atoms(graph)))
         if not relaxed.finite:
             report = replace(report, status=Status.NONFINITE, detail="relaxation")
         elif report.status is Status.OK and not relaxed.converged:

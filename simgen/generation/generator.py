@@ -22,7 +22,7 @@ from simgen.host import Host
 from simgen.models import ForceField, load_model
 from simgen.priors import Gaussian, Prior, suggest_atoms
 from simgen.reference import ReferenceSet, load_reference
-from simgen.refinement import RefinementSettings
+from simgen.refinement import RefinementSettings, RepairSettings
 from simgen.sampling import Callback
 from simgen.scaffold import Scaffold
 from simgen.schedules import N_STEPS
@@ -84,6 +84,7 @@ class Generator:
         n_steps: int = N_STEPS,
         n_particles: int = 10,
         n_refinements: int = RefinementSettings().n_rounds,
+        n_repairs: int = RepairSettings().n_rounds,
         seed: int | None = None,
         batch_size: int | None = None,
         n_workers: int = 1,
@@ -125,6 +126,9 @@ class Generator:
             Copies of each molecule in element evolution.
         n_refinements : int
             Rounds in which samples that do not look like the reference yet are sampled on.
+        n_repairs : int
+            Rounds in which atoms in surroundings that no known molecule shows are sampled again;
+            known are those of RDKit's bundled collections and of the reference.
         seed : int, optional
             By default one is drawn; the result has it.
         batch_size : int, optional
@@ -201,6 +205,7 @@ class Generator:
             n_steps=n_steps,
             n_particles=n_particles,
             n_refinements=n_refinements,
+            n_repairs=n_repairs,
         )
         if batch_size is not None and batch_size < 1:
             raise InputError(f"expected batch_size >= 1, got {batch_size}")

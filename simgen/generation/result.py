@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -89,9 +90,12 @@ class GenerationResult:
 
     @property
     def best(self) -> Attempt | None:
-        """The valid attempt that looks most like the reference; None if none is valid."""
+        """The valid attempt with the fewest atoms in unknown surroundings; None if none is valid.
+
+        Of equals the one that looks most like the reference.
+        """
         valid = [a for a in self.attempts if a.report.status is Status.OK]
-        return max(valid, key=lambda a: a.report.similarity or -np.inf, default=None)
+        return max(valid, key=_believability, default=None)
 
     @property
     def seed(self) -> int:
@@ -128,6 +132,14 @@ class GenerationResult:
             **self.provenance,
         }
         io.write_json(folder / "run.json", run)
+
+
+def _believability(attempt: Attempt) -> tuple[float, float]:
+    n_unknown, similarity = attempt.report.n_unknown, attempt.report.similarity
+    return (
+        -math.inf if n_unknown is None else -n_unknown,
+        -math.inf if similarity is None else similarity,
+    )
 
 
 def attempt_of_mol(index: int, report: Report, mol: Chem.Mol) -> Attempt:

@@ -23,6 +23,7 @@ from simgen.elements import SYMBOLS
 from simgen.errors import DeviceError, InputError, SimgenError
 from simgen.evolution import EvolutionSettings, evolve
 from simgen.generation.config import GenerationConfig
+from simgen.generation.critic import Critic, HeavyAtoms
 from simgen.generation.finish import Finisher, Skeleton
 from simgen.generation.journal import RunFolder
 from simgen.generation.provenance import model_digest, versions
@@ -33,12 +34,13 @@ from simgen.generation.result import (
     attempt_to_json,
 )
 from simgen.models import ForceField, evaluator
+from simgen.molecules import MoleculeBatch
 from simgen.noise import Noise, Stream
 from simgen.reference import ReferenceSet, theme_size, themes
-from simgen.refinement import RefinementSettings, refine
+from simgen.refinement import RefinementSettings, RepairSettings, refine, repair
 from simgen.sampling import Callback, Progress, Samples, start_molecules
 from simgen.schedules import noise_levels
-from simgen.validation import mark_duplicates, molecule_key
+from simgen.validation import mark_duplicates
 
 _MAX_CHUNK = {"cpu": 64, "cuda": 1024}
 """Most attempts of a chunk, after which results are saved. Larger ones are no faster."""
@@ -135,10 +137,11 @@ class Run:
         self.finisher = Finisher(
             config,
             evaluator(model).energy_and_forces,
-            {molecule_key(mol) for mol in with_bonds} if with_bonds else None,
+            with_bonds,
             dtype=self.dtype,
             device=self.device,
         )
+        self.critic = Critic(self.finisher, self._own_atoms)
         # One clock for all stages.
         self.finisher.timings = self.timings
         self.provenance: dict[str, Any] = {
@@ -324,36 +327,54 @@ class Run:
                 surroundings=self.surroundings,
                 callback=self.observer,
             )
+        with self._timed("repair"):
+            samples = repair(
+                self.score,
+                samples,
+                self.levels,
+                self.critic,
+                noise=noise,
+                settings=RepairSettings(n_rounds=self.config.n_repairs),
+                first_step=(self.config.n_refinements + 1) * len(self.levels),
+                evolution=settings,
+                surroundings=self.surroundings,
+                callback=self.observer,
+            )
             skeletons = self._skeletons(chunk, samples, self.levels[-1])
         if self.folder is not None and frames:
             self.folder.write_trajectories(chunk, frames)
         return self.finisher.finish(skeletons)
 
     def _skeletons(self, chunk: list[int], samples: Samples, sigma: float) -> list[Skeleton]:
-        """Take the samples of a chunk apart, the atoms of a host left out."""
+        """Take the samples of a chunk apart."""
         batch = samples.molecules
         # How well the new atoms fit: those of a scaffold are what they are.
         placed = (~batch.fixed).to(self.dtype)
         log_k = -self.score.atom_energies(batch, sigma) * placed
         mean = batch.sum_per_molecule(log_k) / batch.sum_per_molecule(placed)
+        return [
+            Skeleton(index, numbers, positions, finite, similarity if finite else None)
+            for index, (numbers, positions), finite, similarity in zip(
+                chunk,
+                self._own_atoms(batch),
+                samples.finite.tolist(),
+                mean.tolist(),
+                strict=True,
+            )
+        ]
+
+    def _own_atoms(self, batch: MoleculeBatch) -> list[HeavyAtoms]:
+        """Elements and positions of the heavy atoms of each molecule, those of a host left out."""
         scaffold = self.config.scaffold
-        skeletons = []
-        for index, part, finite, similarity in zip(
-            chunk,
-            batch.to("cpu", torch.float64).split(),
-            samples.finite.tolist(),
-            mean.tolist(),
-            strict=True,
-        ):
+        atoms = []
+        for part in batch.to("cpu", torch.float64).split():
             kept = np.ones(part.n_atoms, dtype=bool)
             kept[list(self.surroundings)] = False
             positions = part.positions.numpy()[kept]
             if scaffold is not None:
                 positions[: self.config.n_given] = scaffold.positions
-            numbers = part.atomic_numbers.numpy()[kept]
-            known = similarity if finite else None
-            skeletons.append(Skeleton(index, numbers, positions, finite, known))
-        return skeletons
+            atoms.append((part.atomic_numbers.numpy()[kept], positions))
+        return atoms
 
     @contextmanager
     def _timed(self, stage: str) -> Iterator[None]:

@@ -1,8 +1,8 @@
-"""Chemistry that real molecules show: valences, and environments of radius one.
+"""Chemistry that real molecules show: valences, environments of radius one, and ring systems.
 
 The bundled collections (:mod:`simgen.data.collections`) are where what is *known* comes from. The
 result is shipped with the package, so that judging needs neither their files nor the minutes that
-reading them takes; :func:`write_known` makes the file again.
+reading them takes; :func:`simgen.data.known.write_known` makes the file again.
 
 References
 ----------
@@ -18,19 +18,17 @@ import gzip
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from importlib.resources import files
-from pathlib import Path
 
-from rdkit import Chem, rdBase
-
-from simgen.data.collections import load_collections
-from simgen.io import atomic_path
+from rdkit import Chem
 
 Valence = tuple[str, int, int, int]
 """Element, formal charge, number of aromatic bonds, valence of the other bonds."""
 
-_FILE = "known.json.gz"
+FILE = "known.json.gz"
+LARGEST_RING = 8
+"""Larger rings are no part of a ring system: any bridge may close them, and any size will do."""
 
 _BONDS = {
     Chem.BondType.SINGLE: "-",
@@ -40,7 +38,7 @@ _BONDS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class KnownChemistry:
     """What a collection of molecules shows.
 
@@ -50,12 +48,15 @@ class KnownChemistry:
         See :data:`Valence`.
     environments : frozenset of str
         See :func:`environment`.
+    ring_systems : frozenset of str
+        See :func:`ring_systems_of`.
     n_molecules : int
         How many molecules were looked at.
     """
 
     valences: frozenset[Valence]
     environments: frozenset[str]
+    ring_systems: frozenset[str]
     n_molecules: int
 
     def allows(self, valence: Valence) -> bool:
@@ -65,10 +66,42 @@ class KnownChemistry:
         valences of RDKit's periodic table.
         """
         symbol, charge, n_aromatic, other = valence
-        if any(symbol == known for known, *_ in self.valences):
+        if symbol in self.elements:
             return valence in self.valences
         allowed = list(Chem.GetPeriodicTable().GetValenceList(symbol))
         return charge == 0 and n_aromatic == 0 and (other in allowed or -1 in allowed)
+
+    def __or__(self, other: KnownChemistry) -> KnownChemistry:
+        """What one collection or the other shows."""
+        return KnownChemistry(
+            self.valences | other.valences,
+            self.environments | other.environments,
+            self.ring_systems | other.ring_systems,
+            self.n_molecules + other.n_molecules,
+        )
+
+    @cached_property
+    def elements(self) -> frozenset[str]:
+        """Symbols of the elements that occur."""
+        return frozenset(symbol for symbol, *_ in self.valences)
+
+    def unknown_atoms(self, mol: Chem.Mol) -> set[int]:
+        """Heavy atoms of a sanitised molecule whose environment or ring system is not known.
+
+        Nothing is said about the surroundings of elements that no molecule of the collections has.
+        """
+        foreign = {a.GetIdx() for a in mol.GetAtoms() if a.GetSymbol() not in self.elements}
+        unknown = {
+            atom.GetIdx()
+            for atom in mol.GetAtoms()
+            if atom.GetAtomicNum() > 1
+            and environment(atom) not in self.environments
+            and not foreign.intersection({atom.GetIdx(), *_neighbours(atom)})
+        }
+        for word, atoms in ring_systems_of(mol):
+            if word not in self.ring_systems:
+                unknown |= atoms
+        return unknown
 
 
 def valence_of(atom: Chem.Atom) -> Valence:
@@ -123,44 +156,67 @@ def environments_of(mol: Chem.Mol) -> tuple[str, ...]:
     return tuple(environment(atom) for atom in mol.GetAtoms() if atom.GetAtomicNum() > 1)
 
 
-def collect(smiles: Iterable[str]) -> KnownChemistry:
-    """Look at molecules given as SMILES; what RDKit cannot read is passed over."""
+def _neighbours(atom: Chem.Atom) -> list[int]:
+    return [other.GetIdx() for other in atom.GetNeighbors()]
+
+
+def ring_systems_of(mol: Chem.Mol) -> list[tuple[str, set[int]]]:
+    """Rings that share atoms, of up to :data:`LARGEST_RING` atoms each, as one system.
+
+    Each is its skeleton, whatever the elements and bond orders, as a SMILES of carbons, and its
+    atoms.
+
+    Examples
+    --------
+    >>> [word for word, _ in ring_systems_of(Chem.MolFromSmiles("c1ccc2occc2c1CC1CN1"))]
+    ['C1CC1', 'C1CCC2CCCC2C1']
+    """
+    systems: list[set[int]] = []
+    for ring in mol.GetRingInfo().AtomRings():
+        if len(ring) > LARGEST_RING:
+            continue
+        apart = [system for system in systems if system.isdisjoint(ring)]
+        joined = [system for system in systems if not system.isdisjoint(ring)]
+        systems = [*apart, set(ring).union(*joined)]
+    return sorted((_skeleton(mol, system), system) for system in systems)
+
+
+def _skeleton(mol: Chem.Mol, atoms: set[int]) -> str:
+    """SMILES of the ring bonds among some atoms, all of them single bonds of carbon."""
+    skeleton = Chem.RWMol()
+    place = {atom: skeleton.AddAtom(Chem.Atom(6)) for atom in sorted(atoms)}
+    for bond in mol.GetBonds():
+        i, j = bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()
+        if i in atoms and j in atoms and bond.IsInRing():
+            skeleton.AddBond(place[i], place[j], Chem.BondType.SINGLE)
+    return Chem.MolToSmiles(skeleton)
+
+
+def collect(mols: Iterable[Chem.Mol]) -> KnownChemistry:
+    """Look at sanitised molecules."""
     valences: set[Valence] = set()
     environments: set[str] = set()
+    ring_systems: set[str] = set()
     n_molecules = 0
-    with rdBase.BlockLogs():
-        mols = (Chem.MolFromSmiles(text) for text in smiles)
-        for mol in mols:
-            if mol is None:
-                continue
-            n_molecules += 1
-            environments.update(environments_of(mol))
-            valences.update(valence_of(atom) for atom in mol.GetAtoms())
-            if any(atom.GetTotalNumHs() for atom in mol.GetAtoms()):
-                valences.add(("H", 0, 0, 1))
-    return KnownChemistry(frozenset(valences), frozenset(environments), n_molecules)
+    for mol in mols:
+        n_molecules += 1
+        environments.update(environments_of(mol))
+        ring_systems.update(word for word, _ in ring_systems_of(mol))
+        valences.update(valence_of(atom) for atom in mol.GetAtoms())
+        if any(atom.GetTotalNumHs() for atom in mol.GetAtoms()):
+            valences.add(("H", 0, 0, 1))
+    return KnownChemistry(
+        frozenset(valences), frozenset(environments), frozenset(ring_systems), n_molecules
+    )
 
 
 @lru_cache(maxsize=1)
 def load_known() -> KnownChemistry:
     """Read the shipped file: what the bundled collections show, molecules of any size."""
-    data = json.loads(gzip.decompress((files("simgen.evaluation") / _FILE).read_bytes()))
+    data = json.loads(gzip.decompress((files("simgen") / FILE).read_bytes()))
     return KnownChemistry(
         valences=frozenset((str(s), int(q), int(a), int(v)) for s, q, a, v in data["valences"]),
         environments=frozenset(data["environments"]),
+        ring_systems=frozenset(data["ring_systems"]),
         n_molecules=int(data["n_molecules"]),
     )
-
-
-def write_known(path: Path) -> KnownChemistry:
-    """Make the shipped file: all molecules of the collections, of 1 to 1,000 heavy atoms."""
-    known = collect(molecule.smiles for molecule in load_collections(1, 1000))
-    data = {
-        "n_molecules": known.n_molecules,
-        "valences": sorted(known.valences),
-        "environments": sorted(known.environments),
-    }
-    # mtime=0: the same molecules give the same bytes.
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(gzip.compress(json.dumps(data).encode(), 9, mtime=0))
-    return known

@@ -1,0 +1,118 @@
+"""The critic finds what no known molecule shows, and says what is to move."""
+
+import numpy as np
+import pytest
+import torch
+from chemistry import conformer
+
+from simgen import Generator
+from simgen.generation import GenerationConfig
+from simgen.generation.critic import Critic
+from simgen.generation.finish import Finisher
+from simgen.generation.run import Run
+from simgen.models import ForceField, NetworkConfig
+from simgen.molecules import MoleculeBatch
+from simgen.reference import ReferenceSet, load_reference
+from simgen.scaffold import Scaffold
+
+
+def critic(*reference: str) -> Critic:
+    def no_forces(batch: MoleculeBatch) -> tuple[torch.Tensor, torch.Tensor]:
+        return torch.zeros(batch.n_molecules), torch.zeros_like(batch.positions)
+
+    finisher = Finisher(
+        GenerationConfig(),
+        no_forces,
+        [conformer(smiles) for smiles in reference],
+        dtype=torch.float64,
+        device=torch.device("cpu"),
+    )
+    return Critic(
+        finisher, lambda b: [(p.atomic_numbers.numpy(), p.positions.numpy()) for p in b.split()]
+    )
+
+
+def heavy(smiles: str) -> tuple[list[int], list[list[float]]]:
+    """Heavy atoms of a conformer, in the order of the SMILES."""
+    mol = conformer(smiles)
+    n_heavy = mol.GetNumHeavyAtoms()
+    numbers = [atom.GetAtomicNum() for atom in mol.GetAtoms()][:n_heavy]
+    return numbers, mol.GetConformer().GetPositions()[:n_heavy].tolist()
+
+
+def judged(judge: Critic, *molecules: object, fixed: list[bool] | None = None) -> list[list[int]]:
+    batch = MoleculeBatch.from_arrays(list(molecules), dtype=torch.float64)
+    if fixed is not None:
+        batch = batch.replace(fixed=torch.tensor(fixed))
+    return [torch.nonzero(mask).squeeze(1).tolist() for mask in judge(batch)]
+
+
+def test_believable_molecules_have_no_fault() -> None:
+    molecules = [heavy(smiles) for smiles in ("CC(=O)Nc1ccc(O)cc1", "CCCO")]
+    assert judged(critic(), *molecules) == [[], []]
+
+
+def test_faults_are_found_in_their_molecule_and_neighbours_move() -> None:
+    faulty, loose = judged(critic(), heavy("CCCO"), heavy("COOOC"))
+    assert faulty == [5, 6, 7]  # the chain of oxygens of the second molecule
+    assert loose == [4, 5, 6, 7, 8]
+
+
+def test_what_the_reference_shows_is_no_fault() -> None:
+    assert judged(critic("CCCOOOC"), heavy("CCCOOOC")) == [[], []]
+
+
+def test_atoms_that_make_no_molecule_are_all_at_fault() -> None:
+    apart = ([6, 6, 6, 6], [[0.0, 0, 0], [1.5, 0, 0], [9.0, 0, 0], [10.5, 0, 0]])
+    assert judged(critic(), apart) == [[0, 1, 2, 3], [0, 1, 2, 3]]
+
+
+def test_an_atom_that_lies_apart_is_at_fault() -> None:
+    numbers, positions = heavy("CCCO")
+    assert judged(critic(), ([*numbers, 6], [*positions, [30.0, 0.0, 0.0]])) == [[4], [4]]
+
+
+def test_given_atoms_count_only_where_something_new_is_bonded_to_them() -> None:
+    numbers, positions = heavy("CCCOOOC")
+    given = [True] * 5 + [False] * 2  # the last oxygen and the last carbon are new
+    faulty, loose = judged(critic(), (numbers, positions), fixed=given)
+    assert faulty == [4, 5]
+    assert loose == [3, 4, 5, 6]
+
+
+@pytest.fixture(scope="module")
+def model() -> ForceField:
+    config = NetworkConfig(elements=(1, 6, 7, 8, 9, 15, 16, 17, 35), n_channels=4, l_max=1)
+    return ForceField(config, scale=0.0)
+
+
+def test_the_bonds_of_a_scaffold_are_known(model: ForceField) -> None:
+    scaffold = Scaffold.from_mol(conformer("c1ccccc1"))
+    config = GenerationConfig(1, (2, 2), scaffold=scaffold)
+    reference = ReferenceSet("some", load_reference("organic").molecules[:12])
+    run = Run(model, config, reference)
+    numbers, positions = heavy("c1ccccc1")
+    batch = MoleculeBatch.from_arrays(
+        [([*numbers, 6, 8], [*positions, [20.0, 0.0, 0.0], [21.4, 0.0, 0.0]])]
+    )
+    fixed = torch.tensor([True] * 6 + [False] * 2)
+    faulty, _ = run.critic(batch.replace(fixed=fixed))
+    assert faulty.all()  # two pieces
+    outwards = np.array(positions[0]) / np.linalg.norm(positions[0])
+    whole = batch.positions.clone()
+    whole[6:] = torch.tensor(positions[0] + np.array([[1.5], [2.9]]) * outwards)
+    faulty, _ = run.critic(batch.replace(fixed=fixed, positions=whole))
+    assert not faulty.all()
+
+
+def test_repair_leaves_fewer_unknown_atoms() -> None:
+    """Through the interface; the reports count what is left."""
+    generator = Generator.from_pretrained("small", device="cpu")
+
+    def n_unknown(n_repairs: int) -> int:
+        result = generator.generate(
+            3, 9, n_steps=20, n_particles=4, seed=1, n_refinements=0, n_repairs=n_repairs
+        )
+        return sum(9 if r.n_unknown is None else r.n_unknown for r in result.reports)
+
+    assert n_unknown(6) < n_unknown(0)
