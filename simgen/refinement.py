@@ -28,6 +28,7 @@ from simgen.evolution import EnergyScore, EvolutionSettings, evolve, independent
 from simgen.molecules import MoleculeBatch
 from simgen.noise import Noise, Stream
 from simgen.sampling import Callback, HeunSettings, Samples
+from simgen.schedules import SIGMA_MIDDLE
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +157,9 @@ class RepairSettings:
         lower one mends what is almost right, a higher one builds something else.
     scatter : float
         Standard deviation of the noise that what moves begins with, relative to the noise level.
+    stride : int
+        Of the levels in the logarithmic half only one in so many is used: atoms hardly move there,
+        and what is not accepted need not be polished.
 
     Raises
     ------
@@ -163,15 +167,18 @@ class RepairSettings:
         If a number is out of range.
     """
 
-    n_rounds: int = 10
+    n_rounds: int = 16
     sigmas: tuple[float, ...] = (0.3, 0.5)
     scatter: float = 0.5
+    stride: int = 3
 
     def __post_init__(self) -> None:
         if self.n_rounds < 0:
             raise ConfigError(f"expected n_rounds >= 0, got {self.n_rounds}")
         if not self.sigmas or not all(0.0 < sigma < float("inf") for sigma in self.sigmas):
             raise ConfigError(f"expected sigmas > 0, got {self.sigmas}")
+        if self.stride < 1:
+            raise ConfigError(f"expected stride >= 1, got {self.stride}")
         if not 0.0 <= self.scatter < float("inf"):
             raise ConfigError(f"expected scatter >= 0, got {self.scatter}")
 
@@ -231,7 +238,7 @@ def repair(
     n_faults = batch.sum_per_molecule(faulty.to(torch.int64))
     for round_ in range(settings.n_rounds):
         highest = settings.sigmas[round_ % len(settings.sigmas)]
-        tail = [sigma for sigma in levels if sigma <= highest]
+        tail = _thin([sigma for sigma in levels if sigma <= highest], settings.stride)
         n_loose = batch.sum_per_molecule((loose & ~batch.fixed).to(torch.int64))
         rows = torch.nonzero(finite & (n_faults > 0) & (n_loose > 0)).squeeze(1)
         if len(tail) < 2 or not len(rows):
@@ -273,6 +280,14 @@ def repair(
         torn = torn.index_copy(0, kept, new_torn[better])
         n_faults = n_faults.index_copy(0, kept, new_faults[better])
     return Samples(batch, finite)
+
+
+def _thin(levels: list[float], stride: int) -> list[float]:
+    """Keep the last of some falling levels, and of those below the linear half one in ``stride``."""
+    linear = [sigma for sigma in levels if sigma >= SIGMA_MIDDLE]
+    logarithmic = levels[len(linear) :]
+    # Counted from the last one.
+    return linear + logarithmic[::-1][::stride][::-1]
 
 
 def _adopt(batch: MoleculeBatch, new: MoleculeBatch, rows: Tensor, better: Tensor) -> MoleculeBatch:

@@ -245,3 +245,5 @@ def test_bad_repair_settings_are_refused() -> None:
         RepairSettings(sigmas=())
     with pytest.raises(ConfigError, match="scatter"):
         RepairSettings(scatter=-1.0)
+    with pytest.raises(ConfigError, match="stride"):
+        RepairSettings(stride=0)

@@ -412,7 +412,7 @@ def generate(
         typer.Option(
             min=0, help="Rounds for atoms in unknown surroundings.", rich_help_panel=_METHOD
         ),
-    ] = 10,
+    ] = 16,
     model: Model = "small",
     descriptor: Descriptor = DescriptorName.MACE,
     device: Device = "auto",

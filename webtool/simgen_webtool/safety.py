@@ -8,9 +8,14 @@ names they know, and nothing else.
 from __future__ import annotations
 
 import re
+from typing import Any
 
 from flask import Flask, Response, current_app, jsonify, request
+from zndraw.app.redis_keys import GlobalIndexKeys
 from zndraw.auth import AuthError, get_current_user
+from zndraw.services import RoomService
+
+from simgen.errors import InputError
 
 MAX_REQUEST = 32 * 2**20
 """Most bytes of a request: an SDF file of thousands of molecules."""
@@ -21,7 +26,7 @@ _REFUSED = re.compile(
             r"/internal/.*",  # sends any event to anybody
             r"/api/shutdown",
             r"/api/disconnect/.*",  # throws out anybody
-            r"/api/file-browser/(?!upload$).*",  # files of the host
+            r"/api/file-browser/(?!(upload|supported-types)$).*",  # files of the host
             r"/api/filesystems/.*",
             r"/api/rooms/[^/]+/filesystems/.*",
             r"/api/workers/.*",  # registers extensions
@@ -30,6 +35,42 @@ _REFUSED = re.compile(
     )
 )
 _READING = ("GET", "HEAD", "OPTIONS")
+
+
+class Rooms(RoomService):
+    """The rooms, of which there is a largest number, as all are in memory.
+
+    Parameters
+    ----------
+    redis : object
+        ZnDraw's store.
+    limit : int
+        Most rooms.
+    """
+
+    def __init__(self, redis: Any, limit: int) -> None:
+        super().__init__(redis)
+        self.limit = limit
+
+    def create_room(self, room_id: str, *arguments: Any, **keywords: Any) -> dict[str, Any]:
+        """Make a room.
+
+        Raises
+        ------
+        InputError
+            If there is none left; ZnDraw's requests answer with its message.
+        """
+        self.check_space()
+        made: dict[str, Any] = super().create_room(room_id, *arguments, **keywords)
+        return made
+
+    def check_space(self) -> None:
+        """Raise an InputError if there are as many rooms as there may be."""
+        if self.r.scard(GlobalIndexKeys.rooms_index()) >= self.limit:
+            raise InputError(
+                f"expected fewer than {self.limit} rooms, the most that this server keeps; go on "
+                "in a room that you were in, or ask whoever runs the server to start it anew"
+            )
 
 
 def make_safe(app: Flask, *, admin: str, template_room: str) -> None:

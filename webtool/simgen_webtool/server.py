@@ -36,11 +36,12 @@ from zndraw.geometries import Camera
 from zndraw.server import create_app, socketio
 from zndraw.server_manager import wait_for_server_ready
 
-from simgen.errors import ConfigError, LoadError, SimgenError
+from simgen.errors import ConfigError, InputError, LoadError, SimgenError
 from simgen.shapes import SUFFIXES, list_shapes, load_shape
 from simgen_webtool.frames import lay_flat
+from simgen_webtool.page import install_page
 from simgen_webtool.rooms import Room, welcome
-from simgen_webtool.safety import make_safe
+from simgen_webtool.safety import Rooms, make_safe
 from simgen_webtool.tasks import Load
 from simgen_webtool.tools import TOOLBAR, TOOLS, Desk, Limits, ShapeTool, Tool, load
 from simgen_webtool.workers import Pool, Worker, load_generator
@@ -209,7 +210,10 @@ class WebTool:
         app = create_app(config=config)
         app.json.sort_keys = False
         app.wsgi_app = app.wsgi_app.app  # without /metrics
+        self.rooms = Rooms(app.extensions["redis"], settings.limits.rooms)
+        app.extensions["room_service"] = self.rooms
         make_safe(app, admin=ADMIN, template_room=TEMPLATE_ROOM)
+        install_page(app, [(tool.label, tool) for tool in TOOLS], tuple(MOLECULE_FILES))
         self._add_routes(app)
         celery_tasks.celery_job_worker.delay = _Runner(app, self).delay
         server.app = app
@@ -217,11 +221,6 @@ class WebTool:
         return server
 
     def _add_routes(self, app: Flask) -> None:
-        page = (Path(celery_tasks.__file__).parents[1] / "static" / "index.html").read_text()
-        addition = (Path(__file__).parent / "welcome.html").read_text(encoding="utf-8")
-        page = page.replace("<title>ZnDraw</title>", "<title>simgen</title>")
-        page = page.replace("</body>", f"{addition}</body>")
-        app.view_functions["utility.serve_react_router_paths"] = lambda path="": page
         schema_of = app.view_functions["rooms.get_room_schema"]
 
         def schema(room_id: str, category: str) -> Any:
@@ -233,6 +232,9 @@ class WebTool:
 
         app.view_functions["rooms.get_room_schema"] = schema
         app.view_functions["file_browser.upload_file"] = self._upload
+        app.view_functions["file_browser.supported_types"] = lambda: {
+            "extensions": list(MOLECULE_FILES)
+        }
         app.add_url_rule("/simgen/files/<token>", "simgen_files", self._download)
 
     def _download(self, token: str) -> Response:
@@ -249,6 +251,10 @@ class WebTool:
         if file is None or suffix is None:
             known = ", ".join(MOLECULE_FILES)
             return jsonify({"error": f"expected a file ending in {known}, got {name!r}"}), 400
+        try:
+            self.rooms.check_space()
+        except InputError as error:
+            return jsonify({"error": str(error)}), 400
         text = file.read().decode(errors="replace")
         room = f"{''.join(c for c in Path(name).stem if c.isalnum())[:20]}-{secrets.token_hex(4)}"
         task = Load(text, suffix, max_atoms=self.desk.limits.atoms)

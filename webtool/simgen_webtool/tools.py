@@ -44,7 +44,7 @@ DEFAULT_ATOMS = 9
 
 @dataclass(frozen=True)
 class Limits:
-    """What a job may ask for.
+    """What a job, and all users together, may ask for.
 
     Attributes
     ----------
@@ -52,12 +52,15 @@ class Limits:
         Most heavy atoms, candidates and noise levels of a generation.
     seconds : float
         Most time that a job may take.
+    rooms : int
+        Most rooms of the server.
     """
 
     atoms: int = 80
     molecules: int = 32
     steps: int = 200
     seconds: float = 900.0
+    rooms: int = 200
 
 
 @dataclass
@@ -361,13 +364,13 @@ def _complete(mol: Chem.Mol) -> Chem.Mol:
     return Chem.AddHs(mol, addCoords=True)
 
 
-class ShowShape(ShapeTool):
-    """Draw the shape that Generate would use as small spheres."""
+class ShowPrior(ShapeTool):
+    """Draw the shape that Generate would use, as small spheres."""
 
     def work(self, room: Room, desk: Desk) -> None:
         """Draw it."""
         shape = self.chosen_shape(room, desk)
-        room.draw_shape(desk.compute(room, "Show shape", Outline(shape)))
+        room.draw_shape(desk.compute(room, self.label, Outline(shape)))
 
 
 class Hydrogenate(Tool):
@@ -646,7 +649,7 @@ TOOLS: tuple[type[Tool], ...] = (
     Validate,
     LoadMolecules,
     Save,
-    ShowShape,
+    ShowPrior,
     Stop,
 )
 """What is in the menu, in its order."""
