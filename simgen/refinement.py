@@ -283,7 +283,7 @@ def repair(
 
 
 def _thin(levels: list[float], stride: int) -> list[float]:
-    """Of falling levels, keep the linear half, and every so many of the others, the last one too."""
+    """Of falling levels, keep the linear half, and every so many of the others and the last."""
     linear = [sigma for sigma in levels if sigma >= SIGMA_MIDDLE]
     logarithmic = levels[len(linear) :]
     # Counted from the last one.

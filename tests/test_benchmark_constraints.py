@@ -179,7 +179,7 @@ def quick(
     config = NetworkConfig(elements=(1, 6, 7, 8, 9, 16, 17, 35), n_channels=2, l_max=1)
     save_model(ForceField(config, scale=0.0), tmp_path / "random.safetensors", {})
     generate = Generator.generate
-    settings = {"n_steps": 4, "n_particles": 1, "n_refinements": 0}
+    settings = {"n_steps": 4, "n_particles": 1, "n_refinements": 0, "n_repairs": 0}
     monkeypatch.setattr(
         Generator,
         "generate",

@@ -104,7 +104,7 @@ def test_the_command(
         "--device", "cpu", "--only", str(tmp_path / "short.json"), "--count", "1",
         "--macrocycles", "0", "--molecules", "0", "--out", str(out),
     ]  # fmt: skip
-    quick = {"n_steps": 4, "n_particles": 1, "n_refinements": 0, "reference": tiny}
+    quick = {"n_steps": 4, "n_particles": 1, "n_refinements": 0, "n_repairs": 0, "reference": tiny}
     generate = Generator.generate
     monkeypatch.setattr(
         Generator, "generate", lambda self, *given, **named: generate(self, *given, **named | quick)

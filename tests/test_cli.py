@@ -34,7 +34,7 @@ def small(weights: Path, tmp_path: Path) -> tuple[object, ...]:
     reference.write_text("CCO\nCC(=O)N\nC1CCCC1\nCCN\n")
     return (
         "generate", "--model", weights, "--reference", reference, "--heavy-atoms", "3-4",
-        "--count", 3, "--steps", 4, "--particles", 2, "--device", "cpu",
+        "--count", 3, "--steps", 4, "--particles", 2, "--repairs", 1, "--device", "cpu",
     )  # fmt: skip
 
 

@@ -51,7 +51,8 @@ def tiny(folder: Path) -> tuple[object, ...]:
     """Options of a run that takes no time."""
     return (
         "generate", "--model", folder / "random.safetensors", "--count", 2, "--steps", 4,
-        "--particles", 2, "--refinements", 0, "--device", "cpu", "--workers", 1, "--seed", 1,
+        "--particles", 2, "--refinements", 0, "--repairs", 0, "--device", "cpu",
+        "--workers", 1, "--seed", 1,
     )  # fmt: skip
 
 
@@ -198,6 +199,7 @@ def job_file(folder: Path, **changes: Any) -> Path:
         "steps": 4,
         "particles": 2,
         "refinements": 0,
+        "repairs": 0,
         "workers": 1,
         "seed": 3,
     }

@@ -74,7 +74,7 @@ def test_rejected_molecules_are_kept_and_counted(
     reference = ReferenceSet("some", load_reference("organic").molecules[:4])
     result: GenerationResult = Generator(ForceField(config, scale=0.0)).generate(
         2, 2, reference=reference, seed=0, filters=Filters(("COC",), reject=reject),
-        n_steps=4, n_particles=1, n_refinements=0, out=tmp_path,
+        n_steps=4, n_particles=1, n_refinements=0, n_repairs=0, out=tmp_path,
     )  # fmt: skip
     first, second = result.reports
     assert (first.status, first.alerts) == (Status.OK, "")

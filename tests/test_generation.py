@@ -152,7 +152,7 @@ Run = Callable[..., GenerationResult]
 
 @pytest.fixture(scope="module")
 def run(generator: Generator, reference: ReferenceSet) -> Run:
-    defaults = {"n_steps": 6, "n_particles": 2, "seed": 5, "reference": reference}
+    defaults = {"n_steps": 6, "n_particles": 2, "n_repairs": 1, "seed": 5, "reference": reference}
 
     def generate(n_molecules: int = 5, **options: object) -> GenerationResult:
         return generator.generate(n_molecules, (3, 6), **(defaults | options))
@@ -299,7 +299,14 @@ def test_only_the_same_run_can_be_resumed(
     retrained = Generator(ForceField(generator.model.config, seed=1), name="random")
     with pytest.raises(ConfigError, match="weights is"):
         retrained.generate(
-            1, (3, 6), out=folder, resume=True, reference=reference, n_steps=6, n_particles=2
+            1,
+            (3, 6),
+            out=folder,
+            resume=True,
+            reference=reference,
+            n_steps=6,
+            n_particles=2,
+            n_repairs=1,
         )
     journal = folder / "attempts.jsonl"
     journal.write_text("{\n" + journal.read_text())

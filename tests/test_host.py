@@ -47,7 +47,7 @@ def generator() -> Generator:
     return Generator(ForceField(config, scale=0.0), name="random")
 
 
-QUICK = {"n_steps": 6, "n_particles": 2, "n_refinements": 0, "seed": 3}
+QUICK = {"n_steps": 6, "n_particles": 2, "n_refinements": 0, "n_repairs": 0, "seed": 3}
 
 
 # --- the room inside ---------------------------------------------------------------------------

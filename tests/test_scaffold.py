@@ -59,7 +59,7 @@ def assemble(
         monkeypatch.setattr(run_module, "evolve", sample)
         result = generator.generate(
             1, len(atoms), scaffold=scaffold, reference=reference, seed=0,
-            n_steps=4, n_particles=1, n_refinements=0, **wishes,
+            n_steps=4, n_particles=1, n_refinements=0, n_repairs=0, **wishes,
         )  # fmt: skip
         return result.attempts[0]
 
@@ -154,7 +154,7 @@ def test_the_properties_of_a_file_tell_which_atoms_were_given(
     assert assemble(scaffold, methyl).report.status is Status.OK  # the sampler stays replaced
     generator.generate(
         1, 1, scaffold=scaffold, reference=reference, seed=0, out=tmp_path,
-        n_steps=4, n_particles=1, n_refinements=0,
+        n_steps=4, n_particles=1, n_refinements=0, n_repairs=0,
     )  # fmt: skip
     (mol,) = Chem.SDMolSupplier(str(tmp_path / "molecules.sdf"), removeHs=False)
     listed = mol.GetProp(f"atom.iprop.{SCAFFOLD_INDEX}").split()
@@ -241,7 +241,7 @@ def test_sampling_leaves_every_bit_of_the_scaffold(
     scaffold = Scaffold.from_mol(conformer("NC(=O)c1ccccc1"), grow_at=[5, 6])
     result = generator.generate(
         4, (1, 3), scaffold=scaffold, reference=reference, seed=0,
-        n_steps=6, n_particles=2, n_refinements=1,
+        n_steps=6, n_particles=2, n_refinements=1, n_repairs=1,
     )  # fmt: skip
     for attempt in result.attempts:
         if attempt.mol is not None:

@@ -187,7 +187,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> tuple[object, ...]:
     return (
         "generate", "--model", folder / "random.safetensors", "--reference",
         folder / "reference.smi", "--count", 1, "--steps", 4, "--particles", 2, "--device", "cpu",
-        "--refinements", 0, "--workers", 1, "--seed", 1,
+        "--refinements", 0, "--repairs", 0, "--workers", 1, "--seed", 1,
     )  # fmt: skip
 
 

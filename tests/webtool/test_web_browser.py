@@ -4,17 +4,19 @@
 """
 
 import os
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import ase
 import pytest
 from conftest import Guest
 
 pytest.importorskip("playwright")
-from playwright.sync_api import Page, Playwright, sync_playwright
+from playwright.sync_api import Browser, Locator, Page, sync_playwright
 
 pytestmark = [
     pytest.mark.browser,
@@ -36,164 +38,264 @@ OPTIONS = [
     # Nothing but the server is needed: no request to anywhere else can succeed.
     "--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1",
 ]
-WAIT = 120_000
-"""Milliseconds: drawing in software on a busy machine takes its time."""
+FEW_PICTURES = """
+    window.requestAnimationFrame = (draw) => setTimeout(() => draw(performance.now()), 200);
+    window.cancelAnimationFrame = (number) => clearTimeout(number);
+"""
+"""Five pictures a second: drawn in software, as many as there can be would take all cores."""
+NEXT_PICTURE = "() => new Promise((f) => requestAnimationFrame(() => requestAnimationFrame(f)))"
+WAIT = 300.0
+"""Seconds until a wait fails: on a busy machine everything takes its time."""
 
 
 class User:
-    """A browser with a page of its own, and a client that looks into its room."""
+    """A page of its own, and a client that looks into its room."""
 
-    def __init__(self, playwright: Playwright, url: str, folder: Path) -> None:
-        self.context = playwright.chromium.launch_persistent_context(
-            folder,
-            executable_path=CHROMIUM,
-            headless=True,
-            args=OPTIONS,
-            viewport={"width": 1100, "height": 720},
-        )
+    def __init__(self, browser: Browser, url: str) -> None:
+        self.context = browser.new_context(viewport={"width": 1000, "height": 640})
+        self.context.add_init_script(FEW_PICTURES)
         self.page: Page = self.context.new_page()
-        self.page.set_default_timeout(WAIT)
+        self.page.set_default_timeout(1000 * WAIT)
         self.page.goto(url)
         self.page.wait_for_selector("canvas")
         self.page.wait_for_url("**/rooms/*")
         self.room = self.page.url.rsplit("/", 1)[1]
         self.guest = Guest(url, self.room)
-        self.until(lambda: len(self.guest.vis) > 0)
+        self.vis = self.guest.vis
 
-    def until(self, true: Callable[[], Any], seconds: float = 120.0) -> None:
-        """Wait until something is true."""
-        end = time.monotonic() + seconds
+    def until(self, true: Callable[[], Any]) -> None:
+        """Wait until something is true, while the page goes on."""
+        end = time.monotonic() + WAIT
         while not true():
-            assert time.monotonic() < end, f"not true after {seconds} s"
-            self.page.wait_for_timeout(200)
+            assert time.monotonic() < end, f"not true after {WAIT:.0f} s"
+            self.page.wait_for_timeout(100)
 
-    def points(self) -> int:
-        answer = self.guest.request("GET", f"/api/rooms/{self.room}/geometries/curve").json()
-        return len(answer.get("geometry", answer).get("data", {}).get("position", []))
+    def points(self) -> list[list[float]]:
+        """What is drawn, as the server knows it."""
+        answer = self.guest.request("GET", f"/api/rooms/{self.room}/geometries/curve")
+        if answer.status_code == 404:
+            return []
+        points: list[list[float]] = answer.json()["geometry"]["data"]["position"]
+        return points
 
     def draw(self, places: list[tuple[int, int]]) -> None:
         """Draw a curve through places on the page."""
         self.page.get_by_label("toggle drawing mode").click()
         self.page.get_by_text("Drawing on: curve").wait_for()
         for number, (x, y) in enumerate(places, start=1):
-
-            def click(x: int = x, y: int = y, number: int = number) -> bool:
-                if self.points() < number:
-                    self.page.mouse.move(x - 8, y - 8)
-                    self.page.wait_for_timeout(400)
-                    self.page.mouse.move(x, y)
-                    self.page.wait_for_timeout(600)
-                    self.page.mouse.click(x, y, delay=50)
-                    self.page.wait_for_timeout(800)
-                return self.points() >= number
-
-            self.until(click)
+            self.page.mouse.move(x - 8, y - 8)
+            self.page.mouse.move(x, y)
+            self.page.evaluate(NEXT_PICTURE)  # a click hits what was drawn under the mouse
+            self.page.mouse.click(x, y)
+            self.until(lambda number=number: len(self.points()) >= number)  # type: ignore[misc]
         self.page.get_by_label("toggle drawing mode").click()
         self.page.get_by_text("Drawing on: curve").wait_for(state="hidden")
 
-    def run(self, tool: str, **fields: str) -> None:
-        """Fill a form and run its tool."""
+    def run(self, tool: str, *, least: tuple[str, ...] = (), **texts: str) -> dict[str, Any]:
+        """Fill a form, run its tool and return the job.
+
+        Parameters
+        ----------
+        tool : str
+            What it is called in the menu.
+        least : tuple of str
+            Sliders to move to their left end.
+        **texts : str
+            What to write where, by label.
+        """
+        n_jobs = len(self.jobs())
         panel = self.page.get_by_role("button", name="Modifier tools")
         panel.click()
         self.page.get_by_role("combobox").first.click()
         self.page.get_by_role("option", name=tool, exact=True).click()
-        for label, value in fields.items():
-            self.page.get_by_label(label).first.fill(value)
-            self.page.wait_for_timeout(300)
+        for label in least:
+            self.slider(label).press("Home")
+        for label, text in texts.items():
+            self.page.get_by_label(label).first.fill(text)
+            self.page.wait_for_timeout(1000)  # the form takes notice when one stops writing
         self.page.get_by_role("button", name="Run Extension").click()
+        self.until(lambda: len(self.jobs()) > n_jobs)
         panel.click()
+        return max(self.jobs(), key=lambda job: job["created_at"])
+
+    def slider(self, label: str) -> Locator:
+        row = self.page.locator("label").get_by_text(label, exact=True).locator("xpath=../..")
+        return row.get_by_role("slider")
+
+    def jobs(self) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = self.guest.request(
+            "GET", f"/api/rooms/{self.room}/jobs"
+        ).json()
+        return found
+
+    def ends(self, job: dict[str, Any]) -> str:
+        """Wait for the end of a job and return what became of it."""
+        self.until(lambda: self.guest.job(job["id"])["status"] in ("completed", "failed"))
+        return str(self.guest.job(job["id"])["status"])
 
     def picture(self, name: str) -> None:
         """Keep what is seen, if that is wanted; painting lags behind."""
         if folder := os.environ.get("SIMGEN_SCREENSHOTS"):
+            self.page.mouse.move(500, 60)
             self.page.wait_for_timeout(4000)
             self.page.screenshot(path=Path(folder) / f"{name}.png")
 
 
 @pytest.fixture(scope="module")
-def playwright() -> Iterator[Playwright]:
+def browser() -> Iterator[Browser]:
     if CHROMIUM is None:
         pytest.fail("expected chromium for the browser tests, found none; apt-get install chromium")
     with sync_playwright() as playwright:
-        yield playwright
+        browser = playwright.chromium.launch(
+            executable_path=CHROMIUM, args=OPTIONS, timeout=1000 * WAIT
+        )
+        yield browser
+        browser.close()
 
 
-@pytest.fixture
-def arrive(playwright: Playwright, server: Any, tmp_path: Path) -> Iterator[Callable[[], User]]:
+@pytest.fixture(scope="module")
+def arrive(browser: Browser, server: Any) -> Iterator[Callable[[], User]]:
     """Let a new user open the page."""
     users: list[User] = []
 
     def make() -> User:
-        users.append(User(playwright, server.url, tmp_path / str(len(users))))
+        users.append(User(browser, server.url))
         return users[-1]
 
     yield make
     for user in users:
         user.context.close()
+        user.vis.disconnect()
+
+
+@pytest.fixture(scope="module")
+def somebody(arrive: Callable[[], User]) -> User:
+    """A user whom the tests share that do not mind what is in the room."""
+    return arrive()
 
 
 def test_from_a_drawing_to_saved_molecules(arrive: Callable[[], User]) -> None:
     user = arrive()
-    page, vis = user.page, user.guest.vis
+    page, vis = user.page, user.vis
     help_text = page.get_by_role("note", name="How to begin")
     assert "Draw a shape" in help_text.inner_text()
-    user.picture("web-welcome")
+    assert len(vis) == 1
     page.get_by_label("Close the help").click()
     help_text.wait_for(state="hidden")
 
-    user.draw([(430, 285), (490, 215), (600, 210), (670, 275)])
-    assert user.points() == 4
-    user.run("Show shape")
-    user.until(
-        lambda: "shape" in user.guest.request("GET", f"/api/rooms/{user.room}/geometries").text
-    )
-    user.picture("web-shape")
+    user.draw([(400, 265), (460, 200), (560, 195), (630, 255)])
+    points = user.points()
+    assert len(points) == 4
+    assert max(abs(y) for _, y, _ in points) < 0.05  # on the floor
+    assert points[0][0] < points[1][0] < points[2][0] < points[3][0]
+    user.picture("web-welcome")
 
     n_before = len(vis)
-    user.run("Generate", Seed="7")
-    user.until(lambda: len(vis) > n_before)  # it streams in
-    assert 1 not in vis[-1].numbers
-    page.get_by_text("Molecules", exact=True).wait_for(timeout=4 * WAIT)
-    assert 1 in vis[-1].numbers
-    assert "made 4" in user.guest.chat()[-1]
+    job = user.run("Generate", least=("Steps",), Seed="7")
+    assert (job["data"]["steps"], job["data"]["seed"]) == (10, 7)
+    user.until(lambda: len(vis) > n_before)
+    assert user.guest.job(job["id"])["status"] == "processing"  # it streams in
+    assert 1 not in vis[n_before].numbers
+    assert user.ends(job) == "completed"
+    assert any("**Generate** made 4" in words for words in user.guest.chat())
+
+    # The plot comes by itself; a click on a point leads to its frame.
+    point = page.locator(".scatterlayer .trace").first.locator(".point").last
+    box = point.bounding_box()
+    assert box is not None
+    vis.step = 0
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    page.mouse.move(x - 3, y - 3)
+    page.mouse.move(x, y)
+    label = page.locator(".hoverlayer").get_by_text(re.compile("frame"))
+    label.first.wait_for()
+    frame = int("".join(c for c in label.first.inner_text() if c.isdigit()))
+    page.mouse.click(x, y)
+    user.until(lambda: vis.step == frame)
+    assert frame > n_before
     user.picture("web-molecules")
 
-    n_before = len(vis)
-    user.run("Relax")
-    user.until(lambda: len(vis) > n_before)
-    user.run("Save")
-    user.until(lambda: "**Save**" in user.guest.chat()[-1])
+    heavy = vis[frame]
+    vis.append(ase.Atoms(heavy.numbers, heavy.positions)[heavy.numbers > 1])
+    vis.step = len(vis) - 1
+    job = user.run("Hydrogenate")
+    assert user.ends(job) == "completed"
+    assert 1 in vis[vis.step].numbers
+    before = vis[vis.step].positions
+    assert user.ends(user.run("Relax")) == "completed"
+    assert abs(vis[vis.step].positions - before).max() > 1e-3
+    user.picture("web-relaxed")
+
+    assert user.ends(user.run("Save")) == "completed"
     page.get_by_label("toggle chat").click()
     with page.expect_download() as download:
         page.get_by_role("link", name=".zip").click()
     assert download.value.suggested_filename.endswith(".zip")
 
 
-def test_the_toolbar_generates_and_stop_ends_it(arrive: Callable[[], User]) -> None:
-    user = arrive()
-    user.page.locator('header button:has-text("Generate")').click()
-    user.until(lambda: len(user.guest.vis) > 2)
-    user.run("Stop")
-    user.until(lambda: any("stopped" in words for words in user.guest.chat()))
-    n_frames = len(user.guest.vis)
-    user.page.wait_for_timeout(1500)
-    assert len(user.guest.vis) == n_frames
+def test_stop_ends_what_the_toolbar_began(somebody: User) -> None:
+    n_before = len(somebody.vis)
+    somebody.page.locator('header button:has-text("Generate")').click()
+    somebody.until(lambda: len(somebody.vis) > n_before)
+    (job,) = (job for job in somebody.jobs() if job["extension"] == "SiMGenDemo")
+    assert somebody.ends(somebody.run("Stop")) == "completed"
+    assert somebody.ends(job) == "failed"
+    assert "**SiMGenDemo**: stopped" in somebody.guest.chat()
+    n_frames = len(somebody.vis)
+    somebody.page.wait_for_timeout(1500)
+    assert len(somebody.vis) == n_frames
 
 
-def test_an_error_is_shown_in_words(arrive: Callable[[], User]) -> None:
-    user = arrive()
-    user.run("Load molecules", SMILES="this is no molecule")
-    user.page.get_by_label("toggle chat").click()
-    user.page.get_by_text("not a SMILES string").first.wait_for()
-    assert "Traceback" not in user.page.content()
+def test_an_error_is_shown_in_words(somebody: User) -> None:
+    job = somebody.run("Load molecules", SMILES="this")
+    assert somebody.ends(job) == "failed"
+    somebody.page.get_by_label("toggle chat").click()
+    somebody.page.get_by_text("not a SMILES string").first.wait_for()
+    assert "Traceback" not in somebody.page.content()
+    somebody.page.get_by_label("toggle chat").click()
 
 
-def test_two_users_have_rooms_of_their_own(arrive: Callable[[], User]) -> None:
-    one, other = arrive(), arrive()
-    assert one.room != other.room
-    one.run("Load molecules", SMILES="CC")
-    one.until(lambda: len(one.guest.vis) == 2)
-    assert len(other.guest.vis) == 1
-    other.run("Hydrogenate")
-    other.until(lambda: "no hydrogen missing" in "".join(other.guest.chat()))
-    assert not any("Hydrogenate" in words for words in one.guest.chat())
+def test_the_question_mark_explains_the_tools(somebody: User) -> None:
+    somebody.page.locator("header button").filter(has=somebody.page.get_by_test_id("HelpIcon"))
+    somebody.page.get_by_label("Tutorial").click()
+    text = somebody.page.frame_locator("iframe").get_by_text("Join the fragments of this frame")
+    text.wait_for()
+    somebody.page.get_by_label("close").click()
+
+
+def test_two_users_have_rooms_of_their_own(arrive: Callable[[], User], somebody: User) -> None:
+    other = arrive()
+    assert somebody.room != other.room
+    n_frames, n_words = len(other.vis), len(somebody.guest.chat())
+    assert somebody.ends(somebody.run("Load molecules", SMILES="CC")) == "completed"
+    assert len(other.vis) == n_frames == 1
+    assert other.ends(other.run("Hydrogenate")) == "completed"
+    assert any("no hydrogen missing" in words for words in other.guest.chat())
+    assert not any("Hydrogenate" in words for words in somebody.guest.chat()[n_words:])
+
+
+def test_a_file_is_uploaded(arrive: Callable[[], User], somebody: User, tmp_path: Path) -> None:
+    file = tmp_path / "pair.smi"
+    file.write_text("C#N first\nCC=O second\n")
+    page = somebody.page
+    with page.expect_navigation():
+        page.locator('input[type="file"][accept*=".smi"]').set_input_files(file)
+    page.wait_for_selector("canvas")
+    assert "/rooms/pair-" in page.url
+    visitor = Guest(somebody.guest.url, page.url.rsplit("/", 1)[1].split("?")[0])
+    somebody.until(lambda: len(visitor.vis) == 2)
+    visitor.vis.disconnect()
+
+
+def test_a_full_server_says_so(
+    browser: Browser, server: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server.rooms, "limit", 1)
+    context = browser.new_context()
+    page = context.new_page()
+    page.set_default_timeout(1000 * WAIT)
+    page.goto(server.url)
+    alert = page.locator("#simgen-refusal")
+    alert.wait_for()
+    assert "expected fewer than 1 rooms" in alert.inner_text()
+    context.close()
