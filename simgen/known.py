@@ -27,8 +27,8 @@ Valence = tuple[str, int, int, int]
 """Element, formal charge, number of aromatic bonds, valence of the other bonds."""
 
 FILE = "known.json.gz"
-LARGEST_RING = 8
-"""Larger rings are no part of a ring system: any bridge may close them, and any size will do."""
+LARGEST_RING = 11
+"""Larger rings, macrocycles, are no part of a ring system: they may have any size."""
 
 _BONDS = {
     Chem.BondType.SINGLE: "-",

@@ -119,7 +119,7 @@ def test_ring_systems_are_rings_that_share_atoms() -> None:
     assert words("CCO") == []
     # A macrocycle is a chain as far as strain goes; what is fused to it counts alone.
     assert words("C1CCCCCCCCCCC1") == []
-    assert words("C1CCCCCCCCc2ccccc2C1") == benzene
+    assert words("C1CCCCCCCCCCc2ccccc2C1") == benzene
     (system,) = ring_systems_of(from_smiles("CC1CC1"))
     assert system[1] == {1, 2, 3}
 
