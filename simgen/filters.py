@@ -84,6 +84,20 @@ class Filters:
             found += [f"{name}: {match.GetDescription()}" for match in matches]
         return found
 
+    def atoms(self, mol: Chem.Mol) -> set[int]:
+        """Atoms of what is found in a molecule."""
+        found = {
+            atom
+            for _, pattern in self._patterns
+            for match in mol.GetSubstructMatches(pattern)
+            for atom in match
+        }
+        for name in self.catalogs:
+            for entry in _catalog(name).GetMatches(mol):
+                for match in entry.GetFilterMatches(mol):
+                    found |= {atom for _, atom in match.atomPairs}
+        return found
+
     def to_dict(self) -> dict[str, Any]:
         """Return the filters as what JSON can hold; :meth:`from_dict` undoes it."""
         return {

@@ -6,6 +6,7 @@ import torch
 from chemistry import conformer
 
 from simgen import Generator
+from simgen.filters import Filters
 from simgen.generation import GenerationConfig
 from simgen.generation.critic import Critic
 from simgen.generation.finish import Finisher
@@ -16,12 +17,12 @@ from simgen.reference import ReferenceSet, load_reference
 from simgen.scaffold import Scaffold
 
 
-def critic(*reference: str) -> Critic:
+def critic(*reference: str, filters: Filters | None = None) -> Critic:
     def no_forces(batch: MoleculeBatch) -> tuple[torch.Tensor, torch.Tensor]:
         return torch.zeros(batch.n_molecules), torch.zeros_like(batch.positions)
 
     finisher = Finisher(
-        GenerationConfig(),
+        GenerationConfig(filters=filters or Filters()),
         no_forces,
         [conformer(smiles) for smiles in reference],
         dtype=torch.float64,
@@ -60,6 +61,14 @@ def test_faults_are_found_in_their_molecule_and_neighbours_move() -> None:
 
 def test_what_the_reference_shows_is_no_fault() -> None:
     assert judged(critic("CCCOOOC"), heavy("CCCOOOC")) == [[], []]
+
+
+def test_what_is_to_be_rejected_is_a_fault() -> None:
+    molecule = heavy("CCCC(=O)OC")
+    assert judged(critic(), molecule) == [[], []]
+    faulty, loose = judged(critic(filters=Filters(("C(=O)OC",))), molecule)
+    assert (faulty, loose) == ([3, 4, 5, 6], [2, 3, 4, 5, 6])
+    assert judged(critic(filters=Filters(("C(=O)OC",), reject=False)), molecule) == [[], []]
 
 
 def test_atoms_that_make_no_molecule_are_all_at_fault() -> None:

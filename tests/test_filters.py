@@ -55,6 +55,15 @@ def test_descriptions_say_it_all() -> None:
     assert Filters.from_dict(filters.to_dict()).to_dict() == filters.to_dict()
 
 
+def test_the_atoms_of_what_is_found() -> None:
+    mol = Chem.MolFromSmiles("COOCCC(=O)OC")
+    assert Filters(("[#8]-[#8]",)).atoms(mol) == {1, 2}
+    assert Filters(("[#8]-[#8]", "C(=O)O")).atoms(mol) == {1, 2, 5, 6, 7}
+    brenk = Filters(catalogs=("brenk",))
+    assert brenk.alerts(mol) and {1, 2} <= brenk.atoms(mol) < set(range(mol.GetNumAtoms()))
+    assert Filters(("S",), ("pains",)).atoms(mol) == set()
+
+
 @pytest.mark.parametrize("reject", [True, False])
 def test_rejected_molecules_are_kept_and_counted(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, reject: bool

@@ -188,17 +188,18 @@ def shapes(
     names = [shape.name for shape in list_shapes()] if only is None else only.split(",")
     priors = {Path(name).stem: load_shape(name) for name in names if name}
     generator = Generator.from_pretrained(model, device=device)
-    scores = benchmark(
-        generator,
-        priors,
-        out,
-        n_attempts=count,
-        n_macrocycles=macrocycles,
-        n_molecules=molecules,
-        seed=seed,
-        progress=progress_bar,
-        n_workers=default_workers(generator.device),
-    )
+    with resumable(out):
+        scores = benchmark(
+            generator,
+            priors,
+            out,
+            n_attempts=count,
+            n_macrocycles=macrocycles,
+            n_molecules=molecules,
+            seed=seed,
+            progress=progress_bar,
+            n_workers=default_workers(generator.device),
+        )
     _show(out / "shapes.md", to_markdown(scores))
 
 
@@ -227,15 +228,16 @@ def linkers(
     from simgen.generation import Generator
 
     generator = Generator.from_pretrained(model, device=device)
-    scores = benchmark_linkers(
-        generator,
-        out,
-        n_pairs=pairs,
-        n_attempts=attempts,
-        seed=seed,
-        progress=progress_bar,
-        n_workers=workers or default_workers(generator.device),
-    )
+    with resumable(out):
+        scores = benchmark_linkers(
+            generator,
+            out,
+            n_pairs=pairs,
+            n_attempts=attempts,
+            seed=seed,
+            progress=progress_bar,
+            n_workers=workers or default_workers(generator.device),
+        )
     _show(out / "linkers.md", linkers_to_markdown(scores))
 
 
@@ -258,15 +260,16 @@ def scaffolds(
     from simgen.generation import Generator
 
     generator = Generator.from_pretrained(model, device=device)
-    scores = benchmark_scaffolds(
-        generator,
-        out,
-        n_scaffolds=count,
-        n_attempts=attempts,
-        seed=seed,
-        progress=progress_bar,
-        n_workers=workers or default_workers(generator.device),
-    )
+    with resumable(out):
+        scores = benchmark_scaffolds(
+            generator,
+            out,
+            n_scaffolds=count,
+            n_attempts=attempts,
+            seed=seed,
+            progress=progress_bar,
+            n_workers=workers or default_workers(generator.device),
+        )
     _show(out / "scaffolds.md", scaffolds_to_markdown(scores))
 
 
@@ -288,14 +291,15 @@ def analogues(
     from simgen.generation import Generator
 
     generator = Generator.from_pretrained(model, device=device)
-    scores = benchmark_analogues(
-        generator,
-        out,
-        n_attempts=attempts,
-        seed=seed,
-        progress=progress_bar,
-        n_workers=workers or default_workers(generator.device),
-    )
+    with resumable(out):
+        scores = benchmark_analogues(
+            generator,
+            out,
+            n_attempts=attempts,
+            seed=seed,
+            progress=progress_bar,
+            n_workers=workers or default_workers(generator.device),
+        )
     _show(out / "analogues.md", analogues_to_markdown(scores))
 
 
@@ -320,7 +324,8 @@ def speed(
     """
     from simgen.benchmarks.speed import SUITES, benchmark, to_markdown
 
-    results = benchmark(SUITES[size], model, out, progress=progress_bar)
+    with resumable(out):
+        results = benchmark(SUITES[size], model, out, progress=progress_bar)
     typer.echo(to_markdown(results), nl=False)
     typer.echo(f"see {out / 'speed.md'}")
 

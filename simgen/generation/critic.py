@@ -1,4 +1,4 @@
-"""What no chemist would believe: the judge of :func:`simgen.refinement.repair`."""
+"""What no chemist would believe, or want: the judge of :func:`simgen.refinement.repair`."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ HeavyAtoms = tuple[NDArray[np.int64], NDArray[np.float64]]
 class Critic:
     """Finds atoms in surroundings, or in ring systems, that no known molecule shows.
 
-    They are to move, with all atoms that they are bonded to. Where no bonds can be assigned, and
-    where atoms lie apart, all of these are at fault. Given atoms are what they are: they count only
-    where something new is bonded to them.
+    Atoms of substructures that are to be rejected are at fault as well. What is at fault is to
+    move, with all atoms bonded to it. Where no bonds can be assigned, and where atoms lie apart,
+    all of these are at fault. Given atoms are what they are: they count only where something new is
+    bonded to them.
 
     Parameters
     ----------
@@ -65,7 +66,10 @@ class Critic:
             return faulty, faulty
         place = np.array(assignment.kept)
         faulty[place] = False
-        faulty[place[sorted(self._finisher.chemistry.unknown_atoms(assignment.mol))]] = True
+        found = self._finisher.chemistry.unknown_atoms(assignment.mol)
+        if self._finisher.config.filters.reject:
+            found |= self._finisher.config.filters.atoms(assignment.mol)
+        faulty[place[sorted(found)]] = True
         bonds = [(b.GetBeginAtomIdx(), b.GetEndAtomIdx()) for b in assignment.mol.GetBonds()]
         ends = place[np.array(bonds, dtype=np.int64).reshape(-1, 2)]
         ends = np.concatenate([ends, ends[:, ::-1]])
