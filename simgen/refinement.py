@@ -72,6 +72,7 @@ def refine(
     evolution: EvolutionSettings | None = None,
     heun_settings: HeunSettings | None = None,
     surroundings: Sequence[int] = (),
+    loops: Sequence[Tensor] = (),
     callback: Callback | None = None,
 ) -> Samples:
     """Improve the samples that fit worse than ``goal``.
@@ -93,6 +94,8 @@ def refine(
         Constants.
     surroundings : sequence of int
         Places within each molecule of atoms that are no part of it: those of a host.
+    loops : sequence of Tensor, each of shape (n_points, 3)
+        Closed curves, angstrom: molecules that do not go round them count as torn.
     callback : callable, optional
         As that of :func:`simgen.evolution.evolve`, with the molecules of the round.
 
@@ -107,7 +110,7 @@ def refine(
     batch, finite = samples.molecules, samples.finite
     if not batch.n_molecules:
         return samples
-    energies, means, torn = _fitness(score, batch, levels[-1], surroundings)
+    energies, means, torn = _fitness(score, batch, levels[-1], surroundings, loops)
     for round_ in range(1, settings.n_rounds + 1):
         unfinished = finite & (torn | (means > goal))
         for highest, chosen in (
@@ -129,7 +132,7 @@ def refine(
                 callback=callback,
             )
             new_energies, new_means, new_torn = _fitness(
-                score, part.molecules, levels[-1], surroundings
+                score, part.molecules, levels[-1], surroundings, loops
             )
             # In one piece is better than in several; else the lower energy is better.
             better = torch.where(
@@ -207,13 +210,16 @@ def repair(
     evolution: EvolutionSettings | None = None,
     heun_settings: HeunSettings | None = None,
     surroundings: Sequence[int] = (),
+    loops: Sequence[Tensor] = (),
     callback: Callback | None = None,
 ) -> Samples:
     """Sample the atoms that are at fault again, with all others held where they are.
 
+    Molecules that are torn still are sampled as a whole.
+
     Parameters
     ----------
-    score, samples, sigmas, noise, evolution, heun_settings, surroundings, callback
+    score, samples, sigmas, noise, evolution, heun_settings, surroundings, loops, callback
         As those of :func:`refine`.
     judge : Judge
         Who finds the faults. Fixed atoms do not move, whatever it says.
@@ -233,9 +239,16 @@ def repair(
     batch, finite = samples.molecules, samples.finite
     if not batch.n_molecules or not settings.n_rounds:
         return samples
-    energies, _, torn = _fitness(score, batch, levels[-1], surroundings)
-    faulty, loose = judge(batch)
-    n_faults = batch.sum_per_molecule(faulty.to(torch.int64))
+
+    def assess(batch: MoleculeBatch) -> tuple[Tensor, Tensor, Tensor]:
+        """Energies, numbers of faults, and what is to move."""
+        energies, _, torn = _fitness(score, batch, levels[-1], surroundings, loops)
+        faulty, loose = judge(batch)
+        # Nothing is worse than to be torn, and all atoms are needed to mend that.
+        n_faults = batch.sum_per_molecule(faulty.to(torch.int64)) + torn * (batch.counts + 1)
+        return energies, n_faults, loose | torn[batch.molecule_idx]
+
+    energies, n_faults, loose = assess(batch)
     for round_ in range(settings.n_rounds):
         highest = settings.sigmas[round_ % len(settings.sigmas)]
         tail = _thin([sigma for sigma in levels if sigma <= highest], settings.stride)
@@ -263,21 +276,16 @@ def repair(
             callback=callback,
         )
         new = part.molecules
-        new_energies, _, new_torn = _fitness(score, new, levels[-1], surroundings)
-        new_faulty, new_loose = judge(new)
-        new_faults = new.sum_per_molecule(new_faulty.to(torch.int64))
+        new_energies, new_faults, new_loose = assess(new)
         # Fewer faults are better; where there are as many, the lower energy is.
         better = (new_faults < n_faults[rows]) | (
             (new_faults == n_faults[rows]) & (new_energies < energies[rows])
         )
-        better &= part.finite & ~(new_torn & ~torn[rows])
-        atoms = torch.isin(batch.molecule_idx, rows[better])
-        faulty[atoms] = new_faulty[better[new.molecule_idx]]
-        loose[atoms] = new_loose[better[new.molecule_idx]]
+        better &= part.finite
+        loose[torch.isin(batch.molecule_idx, rows[better])] = new_loose[better[new.molecule_idx]]
         batch = _adopt(batch, new, rows, better)
         kept = rows[better]
         energies = energies.index_copy(0, kept, new_energies[better])
-        torn = torn.index_copy(0, kept, new_torn[better])
         n_faults = n_faults.index_copy(0, kept, new_faults[better])
     return Samples(batch, finite)
 
@@ -301,9 +309,13 @@ def _adopt(batch: MoleculeBatch, new: MoleculeBatch, rows: Tensor, better: Tenso
 
 
 def _fitness(
-    score: EnergyScore, batch: MoleculeBatch, sigma: float, surroundings: Sequence[int]
+    score: EnergyScore,
+    batch: MoleculeBatch,
+    sigma: float,
+    surroundings: Sequence[int],
+    loops: Sequence[Tensor],
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Energy of each molecule, mean of its mobile atoms, and whether it is in several parts.
+    """Energy of each molecule, mean of its mobile atoms, and whether it is torn.
 
     All of shape (n_molecules,).
     """
@@ -311,4 +323,4 @@ def _fitness(
     mobile = (~batch.fixed).to(torch.float64)
     # A molecule without mobile atoms has nothing to improve: its mean is not a number.
     means = batch.sum_per_molecule(atoms * mobile) / batch.sum_per_molecule(mobile)
-    return batch.sum_per_molecule(atoms), means, n_fragments(batch, surroundings) > 1
+    return batch.sum_per_molecule(atoms), means, n_fragments(batch, surroundings, loops) > 1

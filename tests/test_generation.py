@@ -36,6 +36,7 @@ from simgen.priors import (
     Gaussian,
     Line,
     PointCloud,
+    Prior,
     PriorForm,
     prior_from_dict,
     prior_to_dict,
@@ -173,6 +174,22 @@ def test_the_batch_size_does_not_matter(run: Run) -> None:
     whole = run()
     for batch_size in (1, 3):
         assert_same(run(batch_size=batch_size), whole)
+
+
+def test_a_closed_curve_is_more_than_its_points(
+    generator: Generator, reference: ReferenceSet
+) -> None:
+    """Molecules are to go round it, if it is not too long for their atoms."""
+
+    def positions(prior: Prior) -> list[np.ndarray]:
+        made = generator.generate(
+            3, 6, prior=prior, reference=reference, n_steps=6, n_particles=2, seed=5
+        )
+        return [attempt.positions for attempt in made.attempts]
+
+    for curve, same in ((Circle(1.4), False), (Circle(1.5), True), (Line(6.0), True)):
+        pairs = zip(positions(curve), positions(PointCloud(curve.points)), strict=True)
+        assert all(np.array_equal(a, b) for a, b in pairs) is same
 
 
 def test_the_number_of_processes_does_not_matter(run: Run, tmp_path: Path) -> None:

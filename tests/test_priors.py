@@ -13,6 +13,7 @@ from simgen.errors import ConfigError, InputError
 from simgen.molecules import MoleculeBatch
 from simgen.noise import Noise
 from simgen.priors import (
+    Alternatives,
     AtomPrior,
     Circle,
     Ellipsoid,
@@ -267,6 +268,35 @@ def test_a_spline_passes_through_its_points() -> None:
         atol=1e-3,
         rtol=0,
     )
+
+
+def test_closed_curves_are_loops() -> None:
+    """All else, such as a curve with ends, is not."""
+    loops = {name: make().loops() for name, make in PRIORS.items()}
+    assert {name for name in loops if loops[name]} == {
+        "circle",
+        "closed spline",
+        "heart",
+        "trefoil",
+    }
+    for name in ("circle", "closed spline", "heart", "trefoil"):
+        (points,) = loops[name]
+        steps = (points - points.roll(1, 0)).norm(dim=1)
+        assert steps.max() < 0.2501
+        assert steps.sum() == pytest.approx(PRIORS[name]().size.length, rel=0.01)
+
+
+def test_loops_move_with_their_shape_and_are_those_of_all_parts_of_a_union() -> None:
+    circle = Circle(3.0)
+    (loop,) = Transformed(circle, 1.7, TURN, SHIFT).loops()
+    torch.testing.assert_close((loop - SHIFT) @ TURN / 1.7, circle.points)
+    parts = (Line(4.0), circle, Transformed(Heart(), translation=SHIFT))
+    both = Union(parts).loops()
+    assert len(both) == 2
+    assert torch.equal(both[0], circle.points)
+    torch.testing.assert_close(both[1], Heart().points + SHIFT)
+    # Molecules that start in one part do not go round the others.
+    assert Alternatives(parts).loops() == ()
 
 
 # --- surfaces and solids -----------------------------------------------------------------------

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 import torch
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
+from simgen.cohesion import n_fragments
 from simgen.errors import ConfigError
 from simgen.evolution import EvolutionSettings, Palette
 from simgen.molecules import MoleculeBatch
 from simgen.noise import Noise
+from simgen.priors import Circle
 from simgen.refinement import RefinementSettings, RepairSettings, refine, repair
 from simgen.sampling import Samples
 from simgen.schedules import noise_levels
@@ -50,7 +54,9 @@ def noise(*samples: int) -> Noise:
     return Noise(3, torch.tensor(samples))
 
 
-def run(samples: Samples, goal: float, rng: Noise, **options: object) -> Samples:
+def run(
+    samples: Samples, goal: float, rng: Noise, loops: Sequence[Tensor] = (), **options: object
+) -> Samples:
     return refine(
         Ring(),
         samples,
@@ -59,6 +65,7 @@ def run(samples: Samples, goal: float, rng: Noise, **options: object) -> Samples
         noise=rng,
         settings=RefinementSettings(**options),
         evolution=EVOLUTION,
+        loops=loops,
     )
 
 
@@ -113,6 +120,18 @@ def test_a_torn_molecule_is_mended_even_at_a_higher_energy() -> None:
     assert energies(refined) > before
 
 
+def test_a_chain_along_a_closed_curve_counts_as_torn() -> None:
+    loops = Circle(1.0).loops()
+    angle = 0.4 * torch.pi * torch.arange(4)
+    chain = torch.stack([angle.cos(), angle.sin(), 0 * angle], dim=1)
+    start = Samples(MoleculeBatch.from_arrays([([6] * 4, chain)]), torch.tensor([True]))
+    assert n_fragments(start.molecules).tolist() == [1]
+    unchanged = run(start, 1e6, noise(7), n_rounds=20, torn_sigma=1.0)
+    assert torch.equal(unchanged.molecules.positions, chain)
+    refined = run(start, 1e6, noise(7), loops=loops, n_rounds=20, torn_sigma=1.0)
+    assert n_fragments(refined.molecules, loops=loops).tolist() == [1]
+
+
 def test_the_batch_does_not_matter() -> None:
     start = molecules(4, spread=0.8)
     together = run(start, 0.01, noise(0, 1, 2, 3), n_rounds=3, sigma=0.5)
@@ -149,7 +168,7 @@ def blame_nitrogen(batch: MoleculeBatch) -> tuple[Tensor, Tensor]:
 
 
 def mixed(n_molecules: int) -> Samples:
-    start = molecules(n_molecules, spread=0.6)
+    start = molecules(n_molecules, spread=0.4)  # in one piece
     numbers = torch.tensor([7, 6, 6, 7, 6, 6]).repeat(n_molecules)
     return Samples(start.molecules.replace(atomic_numbers=numbers), start.finite)
 
@@ -200,7 +219,7 @@ def test_fixed_atoms_at_fault_stay() -> None:
 
 
 def test_faultless_molecules_stay_bit_for_bit() -> None:
-    start = molecules(3)
+    start = molecules(3, spread=0.4)
     repaired = run_repair(start, noise(0, 1, 2))
     assert torch.equal(repaired.molecules.positions, start.molecules.positions)
 
@@ -247,3 +266,11 @@ def test_bad_repair_settings_are_refused() -> None:
         RepairSettings(scatter=-1.0)
     with pytest.raises(ConfigError, match="stride"):
         RepairSettings(stride=0)
+
+
+def test_repair_mends_what_is_torn_though_nobody_finds_fault() -> None:
+    torn = torch.tensor([[-1.0, 0, 0], [-1.0, 0.1, 0], [1.0, 0, 0], [1.0, 0.1, 0]])
+    start = Samples(MoleculeBatch.from_arrays([([6] * 4, torn)]), torch.tensor([True]))
+    assert n_fragments(start.molecules).tolist() == [2]
+    repaired = run_repair(start, noise(7), n_rounds=20, sigmas=(1.0,))
+    assert n_fragments(repaired.molecules).tolist() == [1]

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from simgen.cohesion import Cohesion
 from simgen.density import LogDensity, Repulsion, SimilarityKernel, SimilarityScore
@@ -53,6 +54,9 @@ _COPIES = 4
 
 _GOAL = 0.75
 """Quantile of the energies of real atoms at which a molecule's mean energy counts as good."""
+
+_ANGSTROM_PER_ATOM = 1.5
+"""Length that an atom adds to a chain, at most."""
 
 _WORKER_CHUNK = 4
 """Attempts that a worker process computes at a time."""
@@ -165,11 +169,21 @@ class Run:
         """Places of the atoms of a host in each molecule of a batch."""
         return range(self.config.n_given, len(self.frame[0]))
 
+    @property
+    def loops(self) -> list[Tensor]:
+        """Closed curves of the prior that the atoms suffice to go round."""
+        n_atoms = self.config.n_given + self.config.n_heavy_atoms[0]
+        return [
+            loop
+            for loop in self.config.prior.loops()
+            if float((loop - loop.roll(1, 0)).norm(dim=1).sum()) <= _ANGSTROM_PER_ATOM * n_atoms
+        ]
+
     def _terms(self) -> list[LogDensity]:
         """What draws and pushes atoms beside the similarity to the reference."""
         scaffold, host = self.config.scaffold, self.config.host
         closed = () if scaffold is None else scaffold.closed
-        cohesion = Cohesion(closed=(*closed, *self.surroundings))
+        cohesion = Cohesion(closed=(*closed, *self.surroundings), loops=self.loops)
         terms: list[LogDensity] = [Repulsion(), cohesion, self.config.prior]
         if scaffold is not None:
             terms.append(scaffold.obstacles())
@@ -325,6 +339,7 @@ class Run:
                 settings=RefinementSettings(n_rounds=self.config.n_refinements),
                 evolution=settings,
                 surroundings=self.surroundings,
+                loops=self.loops,
                 callback=self.observer,
             )
         with self._timed("repair"):
@@ -338,6 +353,7 @@ class Run:
                 first_step=(self.config.n_refinements + 1) * len(self.levels),
                 evolution=settings,
                 surroundings=self.surroundings,
+                loops=self.loops,
                 callback=self.observer,
             )
             skeletons = self._skeletons(chunk, samples, self.levels[-1])

@@ -143,6 +143,16 @@ class Prior(Protocol):
         """Points to draw the shape with, shape (n_points, 3), float64, angstrom."""
         ...
 
+    def loops(self) -> tuple[Tensor, ...]:
+        """Closed curves that a molecule is to go round (:mod:`simgen.cohesion`).
+
+        Returns
+        -------
+        tuple of Tensor, each of shape (n_points, 3), float64
+            Points at equal distances along each, in their order, angstrom.
+        """
+        ...
+
 
 def suggest_atoms(prior: Prior, density: float | None = None) -> int:
     """Return the number of heavy atoms that suits a shape (:meth:`Size.suggest_atoms`).
@@ -202,6 +212,10 @@ class AtomPrior(ABC):
     @abstractmethod
     def outline(self) -> Tensor:
         """Points to draw the shape with, shape (n_points, 3), float64, angstrom."""
+
+    def loops(self) -> tuple[Tensor, ...]:
+        """Closed curves that a molecule is to go round (:meth:`Prior.loops`); by default none."""
+        return ()
 
     def log_prob(self, batch: MoleculeBatch, sigma: float) -> Tensor:
         """Log-density of each molecule, up to a constant: shape (n_molecules,)."""

@@ -94,6 +94,10 @@ class Transformed(AtomPrior):
         """Points to draw the shape with, shape (n_points, 3)."""
         return self._outside(self.prior.outline())
 
+    def loops(self) -> tuple[Tensor, ...]:
+        """Closed curves that a molecule is to go round (:meth:`Prior.loops`)."""
+        return tuple(self._outside(points) for points in self.prior.loops())
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Union(AtomPrior):
@@ -165,6 +169,10 @@ class Union(AtomPrior):
         """Points to draw the shape with, shape (n_points, 3)."""
         return torch.cat([part.outline() for part in self.parts])
 
+    def loops(self) -> tuple[Tensor, ...]:
+        """Those of all parts (:meth:`Prior.loops`)."""
+        return tuple(points for part in self.parts for points in part.loops())
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Alternatives(Union):
@@ -187,3 +195,7 @@ class Alternatives(Union):
             mine = chosen == k
             positions[mine] = part.place(within[mine], normal[mine])
         return positions
+
+    def loops(self) -> tuple[Tensor, ...]:
+        """None: a molecule goes round those of its own part, if any, but which one is unknown."""
+        return ()

@@ -43,12 +43,21 @@ class Curve(Cloud):
         path = self.trace(t)
         travelled = (path[1:] - path[:-1]).norm(dim=1).cumsum(0)
         length = float(travelled[-1])
-        is_closed = float((path[0] - path[-1]).norm()) < _CLOSED * length
+        is_closed = self._is_closed(length)
         # Not for a rounding error of the length a point more.
         n_steps = self.n_points or max(1, math.ceil(length / POINT_SPACING - _CLOSED))
         wanted = np.linspace(0.0, length, n_steps + 1)[: n_steps if is_closed else n_steps + 1]
         t_even = np.interp(wanted, np.concatenate([[0.0], travelled.numpy()]), t.numpy())
         return self.trace(torch.from_numpy(t_even)), Size(length=length)
+
+    def _is_closed(self, length: float) -> bool:
+        ends = self.trace(torch.tensor([0.0, 1.0], dtype=torch.float64))
+        return float((ends[0] - ends[1]).norm()) < _CLOSED * length
+
+    def loops(self) -> tuple[Tensor, ...]:
+        """All of it if it is closed (:meth:`simgen.priors.Prior.loops`)."""
+        assert self.size is not None
+        return (self.points,) if self._is_closed(self.size.length) else ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
