@@ -94,8 +94,8 @@ class Room:
         while not self.try_to_write(action):
             if self.is_stopped() or time.monotonic() - begin > _LOCK_WAIT:
                 raise InputError(
-                    "could not write to the room, as someone is drawing in it; leave drawing mode "
-                    "(X) and try again"
+                    "could not write to the room, as someone is drawing in it or the server is too "
+                    "busy; leave drawing mode (X) and try again"
                 )
             if not told and time.monotonic() - begin > 2.0:
                 told = True
@@ -103,11 +103,14 @@ class Room:
             time.sleep(0.3)
 
     def try_to_write(self, action: Callable[[], Any]) -> bool:
-        """Do something that needs the room's lock, unless someone holds it."""
+        """Do something that needs the room's lock; returns whether it was free.
+
+        A client that was cut off, as happens on a busy machine, comes back by itself like a lock.
+        """
         try:
             action()
         except RuntimeError as error:
-            if "lock" not in str(error).lower():
+            if not any(words in str(error).lower() for words in ("lock", "not connected")):
                 raise
             return False
         return True

@@ -65,7 +65,9 @@ _FORMS: dict[str, dict[str, Any]] = {
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _KEPT_MODIFIERS = ("Delete", "Translate", "Rotate", "Duplicate", "ChangeType", "RemoveAtoms")
 """ZnDraw's own that make sense for molecules."""
-_ASSIGNMENT_WAIT = 5.0
+_PING_TIMEOUT = 120.0
+"""Seconds after which a client that does not answer is taken for gone."""
+_ASSIGNMENT_WAIT = 60.0
 """Seconds within which the page's request has noted who does a job."""
 
 
@@ -207,6 +209,8 @@ class WebTool:
         # From above, so that one looks at the floor to draw on.
         zndraw_events.Camera = partial(Camera, position=(0.0, 20.0, 10.0))
         socketio.server_options["async_mode"] = "threading"
+        # A page in the background, or on a busy machine, answers late.
+        socketio.server_options["ping_timeout"] = _PING_TIMEOUT
         app = create_app(config=config)
         app.json.sort_keys = False
         app.wsgi_app = app.wsgi_app.app  # without /metrics
@@ -297,7 +301,9 @@ class _Runner:
         return SimpleNamespace(id=task_id)
 
     def _run(self, job: dict[str, Any], worker_id: str) -> None:
-        redis, job_id, name = self.app.extensions["redis"], job["id"], job["extension"]
+        redis, job_id = self.app.extensions["redis"], job["id"]
+        kind = _FORMS[job["category"]][job["extension"]]
+        name = kind.label if issubclass(kind, Tool) else job["extension"]
         deadline = time.monotonic() + _ASSIGNMENT_WAIT
         while not JobManager.start_processing(redis, job_id, worker_id, socketio=socketio):
             if time.monotonic() > deadline:
@@ -305,7 +311,7 @@ class _Runner:
             time.sleep(0.02)
         vis = None
         try:
-            form = _FORMS[job["category"]][job["extension"]](**job["data"])
+            form = kind(**job["data"])
             if isinstance(form, Tool):
                 form.begin(job["room"], self.tool.desk)
             vis = self.tool.client(job["room"])

@@ -12,6 +12,7 @@ import shutil
 import zipfile
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -95,11 +96,17 @@ class Desk:
             If it fails, is stopped or takes too long.
         """
         with room.vis.progress_tracker(title) as tracker:
+
+            def tell(words: str, percent: float) -> None:
+                # On a busy machine the room's client may be cut off for a while: no reason to fail.
+                with suppress(RuntimeError, OSError):
+                    tracker.update(f"{title}: {words}", percent)
+
             job = Job(
                 room.name,
                 self.limits.seconds,
-                on_wait=lambda place: tracker.update(f"{title}: place {place} in the queue", 0),
-                on_progress=lambda done, words: tracker.update(f"{title}: {words}", 100 * done),
+                on_wait=lambda place: tell(f"place {place} in the queue", 0.0),
+                on_progress=lambda done, words: tell(words, 100 * done),
             )
             if on_frames is not None:
                 job.on_frames = on_frames
@@ -633,12 +640,8 @@ class NewCanvas(Tool):
         room.clear_drawings()
 
 
-TOOLBAR: dict[str, type[Tool]] = {
-    "SiMGenDemo": Generate,
-    "Connect": Connect,
-    "NewCanvas": NewCanvas,
-}
-"""What the buttons of the toolbar submit, without any choices."""
+TOOLBAR: dict[str, type[Tool]] = {"Connect": Connect, "NewCanvas": NewCanvas}
+"""What buttons of the toolbar submit; its third one submits Generate, without any choices."""
 TOOLS: tuple[type[Tool], ...] = (
     Generate,
     LinkSelection,
