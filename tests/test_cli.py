@@ -66,8 +66,6 @@ def test_another_descriptor(simgen: Command, small: tuple, tmp_path: Path) -> No
     assert_one_line(outcome, 2, "kind is tensor_reduced there and network")
     for name in ("mace-all-layers", "untrained"):
         assert simgen(*small, "--descriptor", name, "--out", tmp_path / name).code == 0
-    unknown = simgen(*small, "--descriptor", "botnet", "--out", tmp_path / "none")
-    assert_one_line(unknown, 3, "botnet")
     assert_one_line(simgen(*small, "--descriptor", "mine", "--out", out), 2, "--descriptor")
 
 

@@ -473,6 +473,21 @@ def test_a_reference_without_bonds_knows_no_molecules(
     assert [r.known_in_reference for r in run(3, reference=bare).reports] == [None] * 3
 
 
+def test_what_falls_into_a_hole_of_the_field_keeps_its_classical_geometry(
+    run: Run, real: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def collapse(self, batch: MoleculeBatch) -> tuple[torch.Tensor, torch.Tensor]:
+        energies = batch.sum_per_molecule(10.0 * batch.positions.square().sum(1))
+        return energies, -20.0 * batch.positions
+
+    monkeypatch.setattr(FrozenForceField, "energy_and_forces", collapse)
+    for report, smiles in zip(run(3).reports, real, strict=True):
+        assert report.status is Status.OK
+        assert molecule_key(report.smiles) == smiles
+        assert report.detail == "relaxed classically: the force field has a hole here"
+        assert report.relaxation_energy is None
+
+
 def test_forces_that_stay_large_are_a_status(
     run: Run, real: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

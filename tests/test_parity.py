@@ -13,13 +13,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from simgen.models import load_model
+from simgen.models import evaluator, load_model
 from simgen.molecules import MoleculeBatch
 
 GOLDENS = Path(__file__).parent / "goldens"
 SCRIPT = Path(__file__).parent / "parity" / "mace_models.py"
 NAMES = sorted(path.stem for path in GOLDENS.glob("*.safetensors") if path.stem != "results")
 TOLERANCE = 1e-10
+FOUNDATION_MODELS = [name for name in NAMES if name.startswith(("off23", "mp", "omat"))]
 MACE_PYTHON = os.environ.get("SIMGEN_MACE_PYTHON")
 
 live = pytest.mark.skipif(
@@ -32,10 +33,17 @@ def relative_error(ours: torch.Tensor, theirs: torch.Tensor) -> float:
     return float((ours - theirs).abs().max() / theirs.abs().max())
 
 
-def compare(folder: Path, name: str, results: dict[str, torch.Tensor]) -> None:
-    batch = MoleculeBatch(
-        results["positions"], results["atomic_numbers"], results["molecule_idx"], n_molecules=4
+def batch_of(results: dict[str, torch.Tensor], dtype: torch.dtype) -> MoleculeBatch:
+    return MoleculeBatch(
+        results["positions"].to(dtype),
+        results["atomic_numbers"],
+        results["molecule_idx"],
+        n_molecules=4,
     )
+
+
+def compare(folder: Path, name: str, results: dict[str, torch.Tensor]) -> None:
+    batch = batch_of(results, torch.float64)
     model = load_model(folder / f"{name}.safetensors", dtype=torch.float64)
     energies, forces = model.energy_and_forces(batch)
     assert relative_error(energies, results[f"{name}.energies"]) < TOLERANCE
@@ -55,13 +63,23 @@ def run_mace(*arguments: str | Path) -> None:
 
 def test_every_setting_has_a_golden() -> None:
     source = SCRIPT.read_text()
-    assert len(NAMES) == 11
+    assert len(NAMES) == 19
     assert all(f'"{name}": {{' in source for name in NAMES)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_goldens(name: str) -> None:
     compare(GOLDENS, name, load_file(GOLDENS / "results.safetensors"))
+
+
+@pytest.mark.parametrize("name", FOUNDATION_MODELS)
+def test_goldens_in_single_precision(name: str) -> None:
+    results = load_file(GOLDENS / "results.safetensors")
+    model = load_model(GOLDENS / f"{name}.safetensors", dtype=torch.float32)
+    for field, tolerance in ((model, 1e-6), (evaluator(model), 2e-6)):
+        energies, forces = field.energy_and_forces(batch_of(results, torch.float32))
+        assert relative_error(energies, results[f"{name}.energies"]) < tolerance
+        assert relative_error(forces, results[f"{name}.forces"]) < tolerance
 
 
 @pytest.mark.slow
@@ -78,6 +96,12 @@ def test_live_import_and_export(tmp_path: Path) -> None:
     exported = load_file(tmp_path / "exported.safetensors")
     for key, value in exported.items():
         assert relative_error(value, results[key]) < TOLERANCE, key
+
+
+@pytest.mark.slow
+@live
+def test_live_single_precision() -> None:
+    run_mace("single")
 
 
 @pytest.mark.slow

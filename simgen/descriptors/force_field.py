@@ -7,7 +7,7 @@ from collections.abc import Callable
 from torch import Tensor
 
 from simgen.descriptors import differentiable
-from simgen.models import ForceField, FrozenForceField
+from simgen.models import ForceField, evaluator
 from simgen.molecules import MoleculeBatch
 
 MIN_DISTANCE = 0.75
@@ -29,12 +29,12 @@ class ForceFieldDescriptor:
     """
 
     def __init__(self, model: ForceField) -> None:
-        self._frozen = FrozenForceField(model, n_layers=1, min_distance=MIN_DISTANCE)
+        self._network = evaluator(model, n_layers=1, min_distance=MIN_DISTANCE)
 
     def __call__(self, batch: MoleculeBatch, pairs: Tensor | None = None) -> Tensor:
         """Return the invariants, shape (n_atoms, n_channels), differentiable once."""
-        return differentiable(self._frozen, batch)
+        return differentiable(self._network, batch)
 
     def linearise(self, batch: MoleculeBatch) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
         """Return the invariants and the transpose of their Jacobian."""
-        return self._frozen.linearise(batch)
+        return self._network.linearise(batch)

@@ -38,6 +38,8 @@ _HYDROGEN_STEPS = 50
 """Most steps of the relaxation of the hydrogens alone, which need not converge."""
 _RELAXATION_STEPS = 500
 """Most steps of the relaxation of all atoms."""
+_CLASSICAL = "relaxed classically: the force field has a hole here"
+"""Detail of molecules that could not be relaxed in the force field."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -53,10 +55,13 @@ class Skeleton:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Relaxed:
-    """A molecule after relaxation; ``energy`` is what the last part of it released, kcal/mol."""
+    """A molecule after relaxation; ``energy`` is what the last part of it released, kcal/mol.
+
+    None for one that only a classical field has relaxed.
+    """
 
     mol: Chem.Mol
-    energy: float
+    energy: float | None
     finite: bool
     converged: bool
 
@@ -121,8 +126,11 @@ class Finisher:
             for place in spoiled:
                 self._minimise_classically(mols[place])
             again = self._relax([mols[place] for place in spoiled])
-            pairs = zip(spoiled, again, strict=True)
-            relaxed |= {place: result for place, result in pairs if _is_sound(result)}
+            for place, result in zip(spoiled, again, strict=True):
+                # Some holes are not to be avoided. A classical geometry is better than none.
+                classical = _Relaxed(mols[place], energy=None, finite=True, converged=True)
+                best = next((r for r in (result, classical) if _is_sound(r)), relaxed[place])
+                relaxed[place] = best
         with self._timed("validation"):
             return [
                 self._judge(skeleton, assignment, relaxed.get(place))
@@ -236,6 +244,8 @@ class Finisher:
             detail = f"forces above {_F_MAX} eV/A after {_RELAXATION_STEPS} steps"
             report = replace(report, status=Status.UNCONVERGED, detail=detail)
         elif report.status is Status.OK:
+            if relaxed.energy is None:
+                report = replace(report, detail=_CLASSICAL)
             report = self._judge_wishes(mol, report, skeleton, n_dropped or 0)
         return attempt_of_mol(skeleton.index, report, mol)
 

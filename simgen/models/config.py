@@ -13,6 +13,7 @@ Irrep = tuple[int, int]
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "radial_basis": ("bessel", "chebyshev"),
+    "distance_transform": ("none", "agnesi"),
     "nonlinearity": ("none", "gate"),
     "readouts": ("all", "last"),
 }
@@ -52,6 +53,9 @@ class NetworkConfig:
         Functions of the distance that the radial networks see.
     n_radial : int
         Number of these functions.
+    distance_transform : {"none", "agnesi"}
+        What the distance is replaced by before these functions see it, if by anything:
+        :class:`~simgen.models.pair_terms.AgnesiTransform`.
     cutoff_power : int
         Exponent p of the polynomial cutoff.
     radial_widths : tuple of int
@@ -92,12 +96,16 @@ class NetworkConfig:
         Which layers contribute to the energy.
     readout_width : int
         Hidden width of the last layer's readout; 0 means that it is linear, like all the others.
+    pair_repulsion : bool
+        Whether atoms closer than their covalent radii repel each other in any case:
+        :class:`~simgen.models.pair_terms.PairRepulsion`.
     """
 
     elements: tuple[int, ...]
     r_max: float = 4.5
     radial_basis: str = "bessel"
     n_radial: int = 8
+    distance_transform: str = "none"
     cutoff_power: int = 5
     radial_widths: tuple[int, ...] = (64, 64, 64)
     radial_by_element: bool = False
@@ -115,6 +123,7 @@ class NetworkConfig:
     avg_n_neighbours: float = 12.0
     readouts: str = "all"
     readout_width: int = 16
+    pair_repulsion: bool = False
 
     def __post_init__(self) -> None:
         for name in ("elements", "radial_widths"):
@@ -151,6 +160,14 @@ class NetworkConfig:
     def beyond_mace(self) -> tuple[str, ...]:
         """Fields by which the network is no MACE, if any."""
         return tuple(name for name, value in OF_MACE.items() if getattr(self, name) != value)
+
+    @property
+    def is_tabulated(self) -> bool:
+        """Whether all that distances enter are functions of them alone, the same for all elements.
+
+        These, and MACE with them, are what :class:`~simgen.models.FrozenForceField` can evaluate.
+        """
+        return not (self.beyond_mace or self.pair_repulsion or self.distance_transform != "none")
 
     @property
     def has_product(self) -> bool:

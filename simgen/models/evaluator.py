@@ -33,6 +33,8 @@ def evaluator(
 ) -> Evaluator:
     """Return a MACE as it is now, with derivatives written out, and any other network as such.
 
+    Networks with terms that differ from pair to pair of elements are among the others.
+
     Parameters
     ----------
     model : ForceField
@@ -42,7 +44,7 @@ def evaluator(
     min_distance : float, optional
         As that of :meth:`ForceField.node_invariants`, angstrom.
     """
-    if model.config.beyond_mace:
+    if not model.config.is_tabulated:
         return _Differentiated(model, n_layers or model.config.n_layers, min_distance)
     return FrozenForceField(model, n_layers=n_layers, min_distance=min_distance)
 

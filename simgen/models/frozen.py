@@ -43,6 +43,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from simgen.errors import InputError
 from simgen.graph import Chunk, Layout
 from simgen.models.angular import spherical_harmonics
 from simgen.models.compiled import (
@@ -433,7 +434,7 @@ class FrozenForceField:
     Raises
     ------
     InputError
-        If its radial functions are too rough to be tabulated.
+        If its radial functions are too rough to be tabulated, or are none of the distance alone.
     """
 
     def __init__(
@@ -442,6 +443,11 @@ class FrozenForceField:
         self.model = model
         self.dtype, self.device = model.embedding.dtype, model.embedding.device
         config = model.config
+        if not config.is_tabulated:
+            raise InputError(
+                "expected a MACE whose radial functions are the same for all elements, got another "
+                "network; use simgen.models.evaluator"
+            )
         n_layers = config.n_layers if n_layers is None else n_layers
         self._min_distance = min_distance
         self._layout = Layout()

@@ -34,6 +34,9 @@ _FIRST = {
 }
 """Supported interaction blocks: whether they are residual, and density-normalised."""
 
+_TRANSFORMS = {"none": "None", "agnesi": "Agnesi"}
+"""Names of the scaled distances in mace-torch."""
+
 
 def import_mace(path: str | Path) -> ForceField:
     """Convert a mace-torch model file.
@@ -135,6 +138,8 @@ def to_mace(model: ForceField) -> Any:
             radial_type="bessel",
             atomic_inter_scale=float(model.scale),
             atomic_inter_shift=float(model.shift),
+            pair_repulsion=config.pair_repulsion,
+            distance_transform=_TRANSFORMS[config.distance_transform],
         )
     model = copy.deepcopy(model)
     with torch.no_grad():
@@ -176,9 +181,16 @@ def _config_of(mace: Any) -> NetworkConfig:
     radial_widths = {tuple(block.conv_tp_weights.hs[1:-1]) for block in mace.interactions}
     readout = mace.readouts[-1]
     nonlinear = type(readout).__name__ == "NonLinearReadoutBlock"
+    transform = type(getattr(radial, "distance_transform", None)).__name__
+    repulsion = getattr(mace, "pair_repulsion_fn", None)
     unsupported = {
-        "pair repulsion (ZBL)": hasattr(mace, "pair_repulsion_fn"),
-        "distance transform": hasattr(radial, "distance_transform"),
+        f"distance transform {transform}": transform not in ("NoneType", "AgnesiTransform"),
+        f"pair repulsion {type(repulsion).__name__}": (
+            type(repulsion).__name__ not in ("NoneType", "ZBLBasis")
+        ),
+        "pair repulsion with another cutoff than the radial basis": (
+            repulsion is not None and int(repulsion.p) != int(radial.cutoff_fn.p)
+        ),
         f"radial basis {type(radial.bessel_fn).__name__}": (
             type(radial.bessel_fn).__name__ != "BesselBasis"
         ),
@@ -244,6 +256,8 @@ def _config_of(mace: Any) -> NetworkConfig:
         density_normalised=density,
         avg_n_neighbours=float(first.avg_num_neighbors),
         readout_width=readout.hidden_irreps.dim if nonlinear else 0,
+        distance_transform="none" if transform == "NoneType" else "agnesi",
+        pair_repulsion=repulsion is not None,
     )
 
 
@@ -257,6 +271,17 @@ def _weights(model: ForceField, mace: Any) -> Iterator[tuple[Tensor, Tensor]]:
     yield model.scale, mace.scale_shift.scale
     yield model.shift, mace.scale_shift.shift
     yield model.embedding, mace.node_embedding.linear.weight
+    if model.distance_transform is not None:
+        theirs = mace.radial_embedding.distance_transform
+        yield from _radii(model, model.distance_transform.radii, theirs)
+        coefficients = (theirs.a, theirs.q, theirs.p)
+        yield from zip(model.distance_transform.coefficients, coefficients, strict=True)
+    if model.repulsion is not None:
+        theirs = mace.pair_repulsion_fn
+        yield from _radii(model, model.repulsion.radii, theirs)
+        yield model.repulsion.screening, theirs.c
+        lengths = (theirs.a_prefactor, theirs.a_exp)
+        yield from zip(model.repulsion.lengths, lengths, strict=True)
     for layer, interaction, product in zip(
         _layers(model), mace.interactions, mace.products, strict=True
     ):
@@ -275,6 +300,12 @@ def _weights(model: ForceField, mace: Any) -> Iterator[tuple[Tensor, Tensor]]:
     if model.config.readout_width:
         yield model.readout_hidden, mace.readouts[-1].linear_1.weight
         yield model.readout_out, mace.readouts[-1].linear_2.weight
+
+
+def _radii(model: ForceField, ours: Tensor, theirs: Any) -> Iterator[tuple[Tensor, Tensor]]:
+    """Covalent radii, of which mace-torch has those of all elements."""
+    for radius, z in zip(ours, model.elements, strict=True):
+        yield radius, theirs.covalent_radii[z]
 
 
 def _radial_weights(ours: RadialNetwork, theirs: Any) -> Iterator[tuple[Tensor, Tensor]]:

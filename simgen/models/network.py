@@ -17,6 +17,7 @@ from simgen.models.angular import spherical_harmonics, wigner_3j
 from simgen.models.config import Irrep, NetworkConfig, natural_irreps
 from simgen.models.constants import ConstantsModule
 from simgen.models.edges import Neighbourhoods
+from simgen.models.pair_terms import AgnesiTransform, PairRepulsion
 from simgen.models.product import SymmetricProduct, has_polynomials
 from simgen.models.radial import SILU_NORM, TANH_NORM, RadialBasis, RadialNetwork
 from simgen.molecules import MoleculeBatch
@@ -40,6 +41,10 @@ class _Graph:
         Place of its element among those of the network.
     n_of_element : list of int
     one_hot : Tensor, shape (n_atoms, n_elements)
+    edges : Tensor, shape (2, n_edges), int64
+        Sorted atoms at both ends of each edge, which is there once.
+    distances : Tensor, shape (n_edges,)
+        In angstrom, as radial functions see them.
     hoods : Neighbourhoods
     radial : Tensor, shape (n_edges, n_radial_inputs)
     harmonics : list of Tensor, shape (n_slots, 2 l + 1), one for each degree l
@@ -49,6 +54,8 @@ class _Graph:
     element: Tensor
     n_of_element: list[int]
     one_hot: Tensor
+    edges: Tensor
+    distances: Tensor
     hoods: Neighbourhoods
     radial: Tensor
     harmonics: list[Tensor]
@@ -356,6 +363,12 @@ class ForceField(nn.Module):
         self.radial_basis = RadialBasis(
             config.r_max, config.n_radial, config.cutoff_power, config.radial_basis
         )
+        self.distance_transform: AgnesiTransform | None = None
+        if config.distance_transform == "agnesi":
+            self.distance_transform = AgnesiTransform(n_elements)
+        self.repulsion: PairRepulsion | None = None
+        if config.pair_repulsion:
+            self.repulsion = PairRepulsion(config.elements, config.cutoff_power)
         self.layers = nn.ModuleList()
         irreps = natural_irreps(0)
         for i in range(config.n_layers):
@@ -386,14 +399,21 @@ class ForceField(nn.Module):
         graph = self._graph(batch, pairs, None)
         invariants = self._invariants(graph, self.config.n_layers)
         molecule_idx = batch.molecule_idx[graph.order]
-        return self.sum_energies(invariants, graph.element, molecule_idx, batch.n_molecules)
+        n_molecules = batch.n_molecules
+        energies = self.sum_energies(invariants, graph.element, molecule_idx, n_molecules)
+        if self.repulsion is None:
+            return energies
+        repulsion = self.repulsion(graph.distances, graph.element[graph.edges])
+        # Like what layers predict, it is in units of the scale.
+        return energies.index_add(0, molecule_idx[graph.edges[0]], self.scale * repulsion)
 
     def sum_energies(
         self, invariants: list[Tensor], element: Tensor, molecule_idx: Tensor, n_molecules: int
     ) -> Tensor:
         """Energies in eV, (n_molecules,), from the invariants of each layer.
 
-        ``element`` is the place of each atom's element among those of the network.
+        ``element`` is the place of each atom's element among those of the network. Pairs add
+        theirs to these.
         """
         per_atom = self.scale * self._readout(invariants) + self.shift
         zeros = per_atom.new_zeros(n_molecules)
@@ -484,8 +504,9 @@ class ForceField(nn.Module):
         n_of_element = torch.bincount(element, minlength=len(self.elements)).tolist()
         place = torch.empty_like(order)
         place[order] = torch.arange(batch.n_atoms, device=order.device)
+        places = place[edges]
         hoods = Neighbourhoods.build(
-            place[edges], _blocks(n_of_element, n_neighbours[order]), batch.positions.dtype
+            places, _blocks(n_of_element, n_neighbours[order]), batch.positions.dtype
         )
         vectors = edge_vectors(batch.positions, edges)
         distances = torch.linalg.vector_norm(vectors, dim=1)
@@ -501,8 +522,10 @@ class ForceField(nn.Module):
             element=element,
             n_of_element=n_of_element,
             one_hot=F.one_hot(element, len(self.elements)).to(batch.positions.dtype),
+            edges=places,
+            distances=distances,
             hoods=hoods,
-            radial=self._radial_inputs(distances, element[place[edges]]),
+            radial=self._radial_inputs(distances, element[places]),
             harmonics=[
                 y * (hoods.sign if ell % 2 else hoods.sign.abs())
                 for ell, y in enumerate(torch.split(harmonics, widths, dim=1))
@@ -511,7 +534,10 @@ class ForceField(nn.Module):
 
     def _radial_inputs(self, distances: Tensor, elements: Tensor) -> Tensor:
         """What the radial networks see of each edge; ``elements`` of its ends, (2, n_edges)."""
-        radial: Tensor = self.radial_basis(distances)
+        scaled = None
+        if self.distance_transform is not None:
+            scaled = self.distance_transform(distances, elements)
+        radial: Tensor = self.radial_basis(distances, scaled)
         if not self.config.radial_by_element:
             return radial
         n_pairs = self.config.n_radial_inputs // self.config.n_radial

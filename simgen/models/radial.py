@@ -19,7 +19,7 @@ TANH_NORM = 1.5925374197228315
 """The same factor of tanh."""
 
 
-def polynomial_cutoff(distances: Tensor, r_max: float, power: int) -> Tensor:
+def polynomial_cutoff(distances: Tensor, r_max: float | Tensor, power: int) -> Tensor:
     """Smooth step from 1 at distance 0 to 0 at ``r_max``, two continuous derivatives.
 
     References
@@ -60,17 +60,22 @@ class RadialBasis(ConstantsModule):
         self.frequencies: Tensor
         self.register_constant("frequencies", frequencies)
 
-    def forward(self, distances: Tensor) -> Tensor:
-        """Map distances (n_edges,) in angstrom to (n_edges, n_radial)."""
+    def forward(self, distances: Tensor, scaled: Tensor | None = None) -> Tensor:
+        """Map distances (n_edges,) in angstrom to (n_edges, n_radial).
+
+        With ``scaled``, functions are of these instead; the cutoff is that of the distances.
+        """
         envelope = polynomial_cutoff(distances, self.r_max, self.power)
+        if scaled is None:
+            scaled = distances
         if self.kind == "chebyshev":
-            x = 1 - (2 / self.r_max) * distances
+            x = 1 - (2 / self.r_max) * scaled
             values = [torch.ones_like(x), x]
             while len(values) < len(self.frequencies):
                 values.append(2 * x * values[-1] - values[-2])
             return torch.stack(values[: len(self.frequencies)], 1) * envelope[:, None]
-        envelope = envelope * (math.sqrt(2 / self.r_max) / distances)
-        return torch.sin(distances[:, None] * self.frequencies) * envelope[:, None]
+        envelope = envelope * (math.sqrt(2 / self.r_max) / scaled)
+        return torch.sin(scaled[:, None] * self.frequencies) * envelope[:, None]
 
 
 class RadialNetwork(nn.Module):
