@@ -256,10 +256,17 @@ class Generate:
         return sizes
 
 
-def rank(made: Made) -> tuple[bool, float]:
-    """Sort key: valid molecules first, then those that look most like the reference."""
-    similarity = made.report.similarity
-    return made.report.status is not Status.OK, np.inf if similarity is None else -similarity
+def rank(made: Made) -> tuple[bool, float, float]:
+    """Sort key: valid molecules first, of these the most believable ones.
+
+    Those with the fewest atoms in unknown surroundings, then those most like the reference.
+    """
+    report = made.report
+    return (
+        report.status is not Status.OK,
+        np.inf if report.n_unknown is None else report.n_unknown,
+        np.inf if report.similarity is None else -report.similarity,
+    )
 
 
 class _Stream:
