@@ -124,4 +124,4 @@ def test_repair_leaves_fewer_unknown_atoms() -> None:
         )
         return sum(9 if r.n_unknown is None else r.n_unknown for r in result.reports)
 
-    assert n_unknown(6) < n_unknown(0)
+    assert n_unknown(4) < n_unknown(0)

@@ -183,7 +183,7 @@ def test_a_closed_curve_is_more_than_its_points(
 
     def positions(prior: Prior) -> list[np.ndarray]:
         made = generator.generate(
-            3, 6, prior=prior, reference=reference, n_steps=6, n_particles=2, seed=5
+            3, 6, prior=prior, reference=reference, n_steps=6, n_particles=2, n_repairs=0, seed=5
         )
         return [attempt.positions for attempt in made.attempts]
 
@@ -214,7 +214,7 @@ def test_the_seed_is_drawn_and_recorded(run: Run) -> None:
 
 
 def test_sizes_are_drawn_from_the_whole_range(run: Run) -> None:
-    result = run(60, n_steps=4, n_particles=1)
+    result = run(60, n_steps=4, n_particles=1, n_repairs=0)
     sizes = {a.report.n_heavy or len(a.atomic_numbers) for a in result.attempts}
     assert sizes >= {3, 4, 5, 6}
     assert max(sizes) == 6

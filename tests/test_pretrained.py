@@ -49,7 +49,8 @@ def test_generate_by_descriptor(simgen: Command, name: str, tmp_path: Path) -> N
     out = tmp_path / "run"
     outcome = simgen(
         "generate", "--descriptor", name, "--reference", reference, "--heavy-atoms", "3-4",
-        "--count", 2, "--steps", 4, "--particles", 2, "--device", "cpu", "--out", out,
+        "--count", 2, "--steps", 4, "--particles", 2, "--repairs", 0, "--device", "cpu",
+        "--out", out,
     )  # fmt: skip
     assert outcome.code == 0, outcome.err
     assert "2 attempts" in outcome.out
