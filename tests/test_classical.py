@@ -74,3 +74,18 @@ def test_fixed_atoms_stay_where_all_others_move() -> None:
     assert after[1:3].tobytes() == before[1:3].tobytes()
     moved = np.abs(after - before).max(1) > 1e-3
     assert moved.sum() > 5
+
+
+def test_without_electrostatics_there_are_no_hydrogen_bonds() -> None:
+    """Salicylic acid: its hydroxyl group points at the carboxyl oxygen, and stays near it or not."""
+
+    def distance(electrostatics: bool) -> float:
+        mol = Chem.AddHs(Chem.MolFromSmiles("O=C(O)c1ccccc1O"))
+        AllChem.EmbedMolecule(mol, randomSeed=3)
+        minimise_classically(mol, hydrogens_only=False, electrostatics=electrostatics)
+        (pair,) = mol.GetSubstructMatches(Chem.MolFromSmarts("O=C(O)cc[OX2][#1]"))
+        x = mol.GetConformer().GetPositions()
+        near = [np.linalg.norm(x[pair[-1]] - x[oxygen]) for oxygen in (pair[0], pair[2])]
+        return float(min(near))
+
+    assert distance(False) > distance(True) + 0.1

@@ -32,7 +32,11 @@ def has_tight_contacts(mol: Chem.Mol) -> bool:
 
 
 def minimise_classically(
-    mol: Chem.Mol, *, hydrogens_only: bool, fixed: Collection[int] = ()
+    mol: Chem.Mol,
+    *,
+    hydrogens_only: bool,
+    fixed: Collection[int] = (),
+    electrostatics: bool = True,
 ) -> None:
     """Relax a molecule in place in MMFF94 or UFF; left as it is where neither of them can.
 
@@ -44,12 +48,16 @@ def minimise_classically(
         Whether heavy atoms stay where they are, bit for bit.
     fixed : collection of int
         Atoms that stay where they are in any case.
+    electrostatics : bool
+        Whether MMFF94 has its electrostatic term, which makes hydrogen bonds, and in a vacuum
+        rather short ones; UFF as RDKit has it knows none.
     """
     before = Chem.Conformer(mol.GetConformer())
     with rdBase.BlockLogs():
         Chem.SanitizeMol(mol)
         if rdForceFieldHelpers.MMFFHasAllMoleculeParams(mol):
             properties = rdForceFieldHelpers.MMFFGetMoleculeProperties(mol)
+            properties.SetMMFFEleTerm(electrostatics)
             field = rdForceFieldHelpers.MMFFGetMoleculeForceField(mol, properties)
         elif rdForceFieldHelpers.UFFHasAllMoleculeParams(mol):
             field = rdForceFieldHelpers.UFFGetMoleculeForceField(mol)

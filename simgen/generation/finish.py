@@ -120,11 +120,12 @@ class Finisher:
                     self._minimise_classically(mol)
         with self._timed("relaxation"):
             relaxed = dict(zip(mols, self._relax(list(mols.values())), strict=True))
-            # A field can have holes where atoms are too close. What fell into one begins again
-            # from where a classical field, which has none, puts it.
+            # A field can have holes where atoms are too close, the protons of hydrogen bonds above
+            # all. What fell into one begins again from where a classical field, which has none,
+            # puts it; without charges it makes no hydrogen bonds.
             spoiled = [place for place, result in relaxed.items() if not _is_sound(result)]
             for place in spoiled:
-                self._minimise_classically(mols[place])
+                self._minimise_classically(mols[place], electrostatics=False)
             again = self._relax([mols[place] for place in spoiled])
             for place, result in zip(spoiled, again, strict=True):
                 # Some holes are not to be avoided. A classical geometry is better than none.
@@ -163,8 +164,10 @@ class Finisher:
     def _fixed(self, mol: Chem.Mol) -> list[int]:
         return [] if self.scaffold is None else self.scaffold.fixed_atoms(mol)
 
-    def _minimise_classically(self, mol: Chem.Mol) -> None:
-        minimise_classically(mol, hydrogens_only=False, fixed=self._fixed(mol))
+    def _minimise_classically(self, mol: Chem.Mol, *, electrostatics: bool = True) -> None:
+        minimise_classically(
+            mol, hydrogens_only=False, fixed=self._fixed(mol), electrostatics=electrostatics
+        )
 
     def _relax(self, mols: Sequence[Chem.Mol]) -> list[_Relaxed]:
         """Relax all molecules together in the force field: hydrogens first, then everything."""
