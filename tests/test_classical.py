@@ -77,7 +77,7 @@ def test_fixed_atoms_stay_where_all_others_move() -> None:
 
 
 def test_without_electrostatics_there_are_no_hydrogen_bonds() -> None:
-    """Salicylic acid: its hydroxyl group points at the carboxyl oxygen, and stays near it or not."""
+    """Salicylic acid: its hydroxyl group points at the carboxyl oxygen, more or less closely."""
 
     def distance(electrostatics: bool) -> float:
         mol = Chem.AddHs(Chem.MolFromSmiles("O=C(O)c1ccccc1O"))
