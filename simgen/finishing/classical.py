@@ -70,7 +70,8 @@ def minimise_classically(
         if atom.GetIdx() in fixed or (hydrogens_only and atom.GetAtomicNum() > 1):
             field.AddFixedPoint(atom.GetIdx())
     try:
-        field.Minimize(maxIts=_MAX_STEPS)
+        with rdBase.BlockLogs():
+            field.Minimize(maxIts=_MAX_STEPS)
         minimised = bool(np.isfinite(mol.GetConformer().GetPositions()).all())
     except RuntimeError:  # RDKit's line search gives up on geometries that are bad enough
         minimised = False
