@@ -29,8 +29,11 @@ def test_the_wheel_holds_the_data(wheel: Path) -> None:
     assert names >= {
         "simgen/py.typed",
         "simgen/references/organic.sdf.gz",
-        "simgen.known.json.gz",
+        "simgen/known.json.gz",
         "simgen/models/pretrained/small.safetensors",
+        "simgen/models/pretrained/ace.safetensors",
+        "simgen/models/pretrained/botnet.safetensors",
+        "simgen/models/pretrained/nequip.safetensors",
         "simgen/finishing/statistics.json",
     }
     shapes = {path.name for path in (ROOT / "priors").iterdir()}
