@@ -150,6 +150,8 @@ class Worker:
         self._pipe: Connection | None = None
         self._closed = False
         self._ready = False
+        # The thread of a job and the one that closes the server may end the process at one time.
+        self._changing = threading.RLock()
 
     @property
     def pid(self) -> int | None:
@@ -158,26 +160,28 @@ class Worker:
 
     def start(self) -> None:
         """Start the process, if there is none; it loads the force field on its own."""
-        if self._closed or (self._process is not None and self._process.is_alive()):
-            return
-        self.kill()
-        context = multiprocessing.get_context("spawn")
-        self._pipe, theirs = context.Pipe()
-        self._process = context.Process(
-            target=_work, args=(theirs, self._load), name="simgen-worker", daemon=True
-        )
-        self._process.start()
-        theirs.close()
-        self._ready = False
+        with self._changing:
+            if self._closed or (self._process is not None and self._process.is_alive()):
+                return
+            self.kill()
+            context = multiprocessing.get_context("spawn")
+            self._pipe, theirs = context.Pipe()
+            self._process = context.Process(
+                target=_work, args=(theirs, self._load), name="simgen-worker", daemon=True
+            )
+            self._process.start()
+            theirs.close()
+            self._ready = False
 
     def kill(self) -> None:
         """End the process at once."""
-        if self._process is not None:
-            self._process.kill()
-            self._process.join()
-        if self._pipe is not None:
-            self._pipe.close()
-        self._process = self._pipe = None
+        with self._changing:
+            if self._process is not None:
+                self._process.kill()
+                self._process.join()
+            if self._pipe is not None:
+                self._pipe.close()
+            self._process = self._pipe = None
 
     def close(self) -> None:
         """End the process for good."""
