@@ -30,12 +30,13 @@ FILE = "known.json.gz"
 LARGEST_RING = 11
 """Larger rings, macrocycles, are no part of a ring system: they may have any size."""
 
-_BONDS = {
+BOND_SYMBOLS = {
     Chem.BondType.SINGLE: "-",
     Chem.BondType.DOUBLE: "=",
     Chem.BondType.TRIPLE: "#",
     Chem.BondType.AROMATIC: ":",
 }
+"""As SMILES has them."""
 
 
 @dataclass(frozen=True)
@@ -146,7 +147,7 @@ def environment(atom: Chem.Atom) -> str:
     for bond in atom.GetBonds():
         other = bond.GetOtherAtom(atom)
         if other.GetAtomicNum() > 1:
-            symbol = _BONDS.get(bond.GetBondType(), str(bond.GetBondType()))
+            symbol = BOND_SYMBOLS.get(bond.GetBondType(), str(bond.GetBondType()))
             neighbours.append(f"({symbol}{_word(other)})")
     return _word(atom) + "".join(sorted(neighbours))
 

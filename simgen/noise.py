@@ -117,6 +117,10 @@ class Noise:
             if len(index) and not 0 <= int(index.min()) <= int(index.max()) < limit:
                 raise InputError(f"expected {name} in [0, {limit}), got {index.tolist()}")
 
+    def __getitem__(self, rows: Tensor) -> Noise:
+        """Return the noise of some of the molecules; ``rows`` as indices, (n_chosen,), int64."""
+        return Noise(self.seed, self.sample_idx[rows], self.particle_idx[rows])
+
     def particles(self, n_particles: int) -> Noise:
         """Return the noise of ``n_particles`` copies of each molecule, copies adjacent.
 

@@ -125,7 +125,7 @@ def refine(
                 score,
                 batch[rows],
                 tail,
-                noise=Noise(noise.seed, noise.sample_idx[rows], noise.particle_idx[rows]),
+                noise=noise[rows],
                 settings=evolution,
                 heun_settings=heun_settings,
                 first_step=round_ * len(levels),
@@ -258,7 +258,7 @@ def repair(
             continue
         some = batch[rows]
         held = ~loose[torch.isin(batch.molecule_idx, rows)]
-        own = Noise(noise.seed, noise.sample_idx[rows], noise.particle_idx[rows])
+        own = noise[rows]
         step = first_step + round_ * len(levels)
         shift = own.normal(Stream.START, step, some.molecule_idx).to(some.positions)
         shift = (settings.scatter * tail[0]) * shift

@@ -264,6 +264,14 @@ class Report:
     n_unknown: int | None = None
     alerts: str | None = None
 
+    @property
+    def believability(self) -> tuple[float, float]:
+        """The higher, the better: few atoms in unknown surroundings, then similarity."""
+        return (
+            -math.inf if self.n_unknown is None else -self.n_unknown,
+            -math.inf if self.similarity is None else self.similarity,
+        )
+
     @classmethod
     def columns(cls) -> tuple[str, ...]:
         """Names of the columns of :meth:`to_row`, in order."""

@@ -11,6 +11,7 @@ from simgen.generation import GenerationConfig
 from simgen.generation.critic import Critic
 from simgen.generation.finish import Finisher
 from simgen.generation.run import Run
+from simgen.known import collect, load_known
 from simgen.models import ForceField, NetworkConfig
 from simgen.molecules import MoleculeBatch
 from simgen.reference import ReferenceSet, load_reference
@@ -24,7 +25,8 @@ def critic(*reference: str, filters: Filters | None = None) -> Critic:
     finisher = Finisher(
         GenerationConfig(filters=filters or Filters()),
         no_forces,
-        [conformer(smiles) for smiles in reference],
+        None,
+        load_known() | collect(conformer(smiles) for smiles in reference),
         dtype=torch.float64,
         device=torch.device("cpu"),
     )

@@ -13,21 +13,16 @@ from rdkit import Chem
 from rdkit.Chem import rdMolTransforms
 from scipy.stats import wasserstein_distance
 
+from simgen.known import BOND_SYMBOLS
+
 MIN_VALUES = 10
 """Kinds that occur less often, here or in the reference, are not compared."""
-
-_BONDS = {
-    Chem.BondType.SINGLE: "-",
-    Chem.BondType.DOUBLE: "=",
-    Chem.BondType.TRIPLE: "#",
-    Chem.BondType.AROMATIC: ":",
-}
 
 Values = dict[str, NDArray[np.float64]]
 
 
 def _symbol(bond: Chem.Bond) -> str:
-    return _BONDS.get(bond.GetBondType(), "~")
+    return BOND_SYMBOLS.get(bond.GetBondType(), "~")
 
 
 def _kind(*words: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -20,7 +20,7 @@ from simgen.finishing.relaxation import relax
 from simgen.generation.config import GenerationConfig
 from simgen.generation.result import Attempt, attempt_name, attempt_of_mol
 from simgen.host import CLASH
-from simgen.known import collect, load_known
+from simgen.known import KnownChemistry
 from simgen.molecules import MoleculeBatch
 from simgen.validation import (
     EV_TO_KCAL,
@@ -28,7 +28,6 @@ from simgen.validation import (
     Status,
     check_contacts,
     check_graph_kept,
-    molecule_key,
     validate,
 )
 
@@ -75,8 +74,10 @@ class Finisher:
         What molecules are to be like.
     energy_and_forces : callable
         Force field.
-    reference : sequence of Mol
-        The reference molecules whose bonds are known.
+    known : collection of str, optional
+        :func:`simgen.validation.molecule_key` of each reference molecule.
+    chemistry : KnownChemistry
+        Surroundings and ring systems that molecules may have.
     dtype, device : optional
         Of the positions that the force field gets.
     """
@@ -85,7 +86,8 @@ class Finisher:
         self,
         config: GenerationConfig,
         energy_and_forces: Callable[[MoleculeBatch], tuple[Tensor, Tensor]],
-        reference: Sequence[Chem.Mol],
+        known: Collection[str] | None,
+        chemistry: KnownChemistry,
         *,
         dtype: torch.dtype,
         device: torch.device,
@@ -95,8 +97,8 @@ class Finisher:
         self.energy_and_forces = (
             energy_and_forces if config.host is None else config.host.walled(energy_and_forces)
         )
-        self.known = {molecule_key(mol) for mol in reference} or None
-        self.chemistry = load_known() | collect(reference)
+        self.known = known
+        self.chemistry = chemistry
         self.dtype = dtype
         self.device = device
         self.timings: dict[str, float] = {}

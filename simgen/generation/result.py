@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -95,7 +94,7 @@ class GenerationResult:
         Of equals the one that looks most like the reference.
         """
         valid = [a for a in self.attempts if a.report.status is Status.OK]
-        return max(valid, key=_believability, default=None)
+        return max(valid, key=lambda a: a.report.believability, default=None)
 
     @property
     def seed(self) -> int:
@@ -132,14 +131,6 @@ class GenerationResult:
             **self.provenance,
         }
         io.write_json(folder / "run.json", run)
-
-
-def _believability(attempt: Attempt) -> tuple[float, float]:
-    n_unknown, similarity = attempt.report.n_unknown, attempt.report.similarity
-    return (
-        -math.inf if n_unknown is None else -n_unknown,
-        -math.inf if similarity is None else similarity,
-    )
 
 
 def attempt_of_mol(index: int, report: Report, mol: Chem.Mol) -> Attempt:

@@ -34,14 +34,15 @@ from simgen.generation.result import (
     attempt_from_json,
     attempt_to_json,
 )
+from simgen.known import collect, load_known
 from simgen.models import ForceField, evaluator
 from simgen.molecules import MoleculeBatch
 from simgen.noise import Noise, Stream
-from simgen.reference import ReferenceSet, theme_size, themes
+from simgen.reference import ReferenceSet, list_references, theme_size, themes
 from simgen.refinement import RefinementSettings, RepairSettings, refine, repair
 from simgen.sampling import Callback, Progress, Samples, start_molecules
 from simgen.schedules import noise_levels
-from simgen.validation import mark_duplicates
+from simgen.validation import mark_duplicates, molecule_key
 
 _MAX_CHUNK = {"cpu": 64, "cuda": 1024}
 """Most attempts of a chunk, after which results are saved. Larger ones are no faster."""
@@ -138,10 +139,14 @@ class Run:
                 ]
             )
         self.score = SimilarityScore(kernel, self._terms())
+        chemistry = load_known()
+        if reference.name not in list_references():  # shipped ones are parts of what is known
+            chemistry |= collect(with_bonds)
         self.finisher = Finisher(
             config,
             evaluator(model).energy_and_forces,
-            with_bonds,
+            {molecule_key(mol) for mol in with_bonds} or None,
+            chemistry,
             dtype=self.dtype,
             device=self.device,
         )

@@ -234,7 +234,7 @@ class Generate:
         made = [
             Made(a.report, ase.Atoms(a.atomic_numbers, a.positions), a.mol) for a in result.attempts
         ]
-        return sorted(made, key=rank)
+        return sorted(made, key=rank, reverse=True)
 
     def _size(self, prior: AtomPrior | None, scaffold: Scaffold | None) -> tuple[int, int]:
         if isinstance(self.n_heavy_atoms, int):
@@ -256,17 +256,9 @@ class Generate:
         return sizes
 
 
-def rank(made: Made) -> tuple[bool, float, float]:
-    """Sort key: valid molecules first, of these the most believable ones.
-
-    Those with the fewest atoms in unknown surroundings, then those most like the reference.
-    """
-    report = made.report
-    return (
-        report.status is not Status.OK,
-        np.inf if report.n_unknown is None else report.n_unknown,
-        np.inf if report.similarity is None else -report.similarity,
-    )
+def rank(made: Made) -> tuple[bool, tuple[float, float]]:
+    """Sort key: valid molecules have the highest ones, of these the most believable."""
+    return made.report.status is Status.OK, made.report.believability
 
 
 class _Stream:
