@@ -2,9 +2,11 @@
 
 import csv
 import json
+import os
 import resource
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import ase.io
@@ -176,6 +178,28 @@ def test_ctrl_c_says_how_to_go_on(
     monkeypatch.setattr(Generator, "generate", interrupted)
     outcome = simgen(*small, "--out", tmp_path / "run")
     assert_one_line(outcome, 130, "interrupted", "--resume")
+
+
+def test_who_is_asked_to_end_leaves_results_and_no_process(small: tuple, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    program = "from simgen.cli import main; main()"
+    command = [sys.executable, "-c", program, *map(str, small), "--count", "500", "--out", str(out)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    journal = out / "attempts.jsonl"
+    for _ in range(600):
+        if journal.exists() and len(journal.read_text().splitlines()) > 2:
+            break
+        time.sleep(0.1)
+    process.terminate()
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "interrupted" in said
+    assert "Traceback" not in said
+    assert (out / "molecules.xyz").exists()
+    with pytest.raises(ProcessLookupError):  # no process of its group is left
+        for _ in range(100):
+            os.killpg(process.pid, 0)
+            time.sleep(0.1)
 
 
 # --- files -------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ Exit codes: 0 success, 1 any other error, 2 bad arguments or input, 3 a file tha
 
 from __future__ import annotations
 
+import signal
 import sys
 from typing import Annotated, NoReturn
 
@@ -61,6 +62,8 @@ def root(
 
 def main() -> None:
     """Run the command line; errors become one line on stderr and an exit code."""
+    # Who is asked to end keeps what is finished and leaves no process behind, as with Ctrl-C.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         code = app(standalone_mode=False)
     except SimgenError as error:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
@@ -217,11 +217,12 @@ class Run:
             else self._one_by_one(missing, batch_size)
         )
         try:
-            for finished in chunks:
-                attempts |= {attempt.index: attempt for attempt in finished}
-                if self.folder is not None:
-                    self.folder.append(finished, self.timings)
-                self._report(len(attempts))
+            with closing(chunks):  # wherever it is interrupted, processes end
+                for finished in chunks:
+                    attempts |= {attempt.index: attempt for attempt in finished}
+                    if self.folder is not None:
+                        self.folder.append(finished, self.timings)
+                    self._report(len(attempts))
         except BaseException:
             # While a run goes on the journal is enough; once it ends, the files are there.
             if self.folder is not None and attempts:
@@ -233,7 +234,7 @@ class Run:
             result.to_dir(self.folder.path)
         return result
 
-    def _one_by_one(self, missing: list[int], limit: int | None) -> Iterator[list[Attempt]]:
+    def _one_by_one(self, missing: list[int], limit: int | None) -> Generator[list[Attempt]]:
         """Compute attempts in this process, chunk by chunk."""
         sizes = self._sizes()
         while missing:
@@ -254,7 +255,7 @@ class Run:
 
     def _in_parallel(
         self, missing: list[int], batch_size: int | None, n_workers: int
-    ) -> Iterator[list[Attempt]]:
+    ) -> Generator[list[Attempt]]:
         """Compute attempts in processes of one thread each, chunk by chunk as they finish.
 
         Networks as small as ours spend much of their time between operations, where threads
@@ -263,24 +264,25 @@ class Run:
         sizes = self._sizes()
         size = min(batch_size or _WORKER_CHUNK, -(-len(missing) // n_workers))
         path = self.folder.path if self.folder is not None and self.trajectory else None
-        with ProcessPoolExecutor(
+        pool = ProcessPoolExecutor(
             n_workers,
             mp_context=get_context("spawn"),
             initializer=_start_worker,
             initargs=(self.model, self.config, self.reference, path),
-        ) as pool:
+        )
+        try:
             futures = [
                 pool.submit(_compute_in_worker, missing[i : i + size], sizes[missing[i : i + size]])
                 for i in range(0, len(missing), size)
             ]
-            try:
-                for future in as_completed(futures):
-                    attempts, timings = future.result()
-                    for stage, seconds in timings.items():
-                        self.timings[stage] = self.timings.get(stage, 0.0) + seconds
-                    yield [attempt_from_json(values) for values in attempts]
-            finally:
-                pool.shutdown(wait=False, cancel_futures=True)
+            for future in as_completed(futures):
+                attempts, timings = future.result()
+                for stage, seconds in timings.items():
+                    self.timings[stage] = self.timings.get(stage, 0.0) + seconds
+                yield [attempt_from_json(values) for values in attempts]
+        finally:
+            # Not that of the context manager, which waits for what has not begun as well.
+            pool.shutdown(cancel_futures=True)
 
     def _sizes(self) -> NDArray[np.int64]:
         """Heavy atoms to place in each attempt, shape (n_molecules,)."""

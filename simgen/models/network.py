@@ -28,6 +28,9 @@ DIRECTION_EPS = 0.01
 _MIN_BLOCK, _MAX_BLOCKS = 48, 16
 """Smaller blocks waste fewer empty slots, but more calls."""
 
+_SLOTS_PER_BLOCK = 256
+"""What the calls for one more block cost, in slots."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Graph:
@@ -561,4 +564,13 @@ def _blocks(n_of_element: list[int], n_neighbours: Tensor) -> tuple[tuple[int, i
         n_blocks = -(-n // size)
         sizes += [n * (i + 1) // n_blocks - n * i // n_blocks for i in range(n_blocks)]
     last = torch.tensor(sizes, dtype=torch.int64, device=n_neighbours.device).cumsum(0) - 1
-    return tuple(zip(sizes, n_neighbours[last].tolist(), strict=True)) or ((0, 0),)
+    merged: list[tuple[int, int]] = []
+    for n, width in zip(sizes, n_neighbours[last].tolist(), strict=True):
+        if merged:
+            m, previous = merged[-1]
+            widest = max(previous, width)
+            if (m + n) * widest <= m * previous + n * width + _SLOTS_PER_BLOCK:
+                merged[-1] = m + n, widest
+                continue
+        merged.append((n, width))
+    return tuple(merged) or ((0, 0),)

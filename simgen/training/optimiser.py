@@ -79,6 +79,7 @@ class Muon(torch.optim.Optimizer):
     def step(self, closure: None = None) -> None:  # type: ignore[override]
         """Move all weights that have a gradient."""
         for group in self.param_groups:
+            steps: dict[torch.Size, list[tuple[Tensor, Tensor]]] = {}
             for weight in group["params"]:
                 if weight.grad is None:
                     continue
@@ -86,10 +87,18 @@ class Muon(torch.optim.Optimizer):
                 if not state:
                     state["mean"] = torch.zeros_like(weight)
                 state["mean"].lerp_(weight.grad, 1 - group["momentum"])
-                step = orthogonalise(weight.grad.lerp(state["mean"], group["momentum"]))
-                weight.mul_(1 - group["lr"] * group["weight_decay"])
-                # The root mean square of an orthogonal matrix's elements is 1/sqrt(longer side).
-                weight.add_(step, alpha=-group["lr"] * math.sqrt(max(weight.shape[-2:])))
+                step = weight.grad.lerp(state["mean"], group["momentum"])
+                steps.setdefault(weight.shape[-2:], []).append((weight, step))
+            # Matrices of one size together: they are small, and calls would take most of the time.
+            for shape, pairs in steps.items():
+                stacks = [step.reshape(-1, *shape) for _, step in pairs]
+                sizes = [len(stack) for stack in stacks]
+                parts = torch.split(orthogonalise(torch.cat(stacks)), sizes)
+                for (weight, _), part in zip(pairs, parts, strict=True):
+                    weight.mul_(1 - group["lr"] * group["weight_decay"])
+                    # Elements of an orthogonal matrix have a mean square of 1 / longer side.
+                    alpha = -group["lr"] * math.sqrt(max(shape))
+                    weight.add_(part.view_as(weight), alpha=alpha)
 
 
 def make_optimisers(
