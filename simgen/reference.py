@@ -220,12 +220,12 @@ def themes(
     environments : ReferenceEnvironments
         Their environments (:meth:`ReferenceSet.environments`).
     n_molecules : int
-        Molecules of a part; if there are no more, there is one part, the whole set.
+        Molecules of a part; if there are no more, the set is not divided.
 
     Returns
     -------
     tuple of Tensor, shape (n_members,), int64
-        Indices of the environments of each part, ascending.
+        Indices of the environments of each part, ascending; empty where the set is not divided.
 
     References
     ----------
@@ -236,7 +236,7 @@ def themes(
     device = environments.features.device
     counts = [int(molecule.kept.sum()) for molecule in reference.molecules]
     if len(counts) <= n_molecules:
-        return (torch.arange(sum(counts), device=device),)
+        return ()
     mols = [molecule.mol for molecule in reference.molecules if molecule.mol is not None]
     with_bonds = len(mols) == len(counts)
     distances = (

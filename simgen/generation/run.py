@@ -135,7 +135,7 @@ class Run:
             self.goals = torch.stack(
                 [
                     kernel.reference_energies(self.levels[-1], theme).quantile(_GOAL)
-                    for theme in range(len(parts))
+                    for theme in (range(len(parts)) if parts else (None,))
                 ]
             )
         self.score = SimilarityScore(kernel, self._terms())

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from typing import Any, NamedTuple
+from uuid import uuid4
 
 import pytest
 
@@ -41,7 +42,7 @@ class Guest:
         requests.post(  # nothing is done where the room exists
             f"{url}/api/rooms/welcome/duplicate", json={"newRoomId": room}, timeout=30
         )
-        self.vis = ZnDraw(url=url, room=room, user=f"guest-{room}")
+        self.vis = ZnDraw(url=url, room=room, user=f"guest-{uuid4().hex[:12]}")
         self.headers = self.vis.api._get_headers()
 
     def request(self, method: str, path: str, **keywords: Any) -> Any:

@@ -7,7 +7,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +54,9 @@ FEW_PICTURES = """
 """
 """A rough picture a second: drawn in software, as many as there can be would take all cores."""
 NEXT_PICTURE = "() => new Promise((f) => requestAnimationFrame(() => requestAnimationFrame(f)))"
+SCREENSHOTS = os.environ.get("SIMGEN_SCREENSHOTS")
+WIDTH, HEIGHT = (1200, 760) if SCREENSHOTS else (1000, 640)
+"""Of the page: what looks well, or few points to draw."""
 WAIT = 300.0
 """Seconds until a wait fails: on a busy machine everything takes its time."""
 
@@ -62,7 +65,7 @@ class User:
     """A page of its own, and a client that looks into its room."""
 
     def __init__(self, browser: Browser, url: str) -> None:
-        self.context = browser.new_context(viewport={"width": 1000, "height": 640})
+        self.context = browser.new_context(viewport={"width": WIDTH, "height": HEIGHT})
         self.context.add_init_script(FEW_PICTURES)
         self.page: Page = self.context.new_page()
         self.page.set_default_timeout(1000 * WAIT)
@@ -88,11 +91,12 @@ class User:
         points: list[list[float]] = answer.json()["geometry"]["data"]["position"]
         return points
 
-    def draw(self, places: list[tuple[int, int]]) -> None:
-        """Draw a curve through places on the page."""
+    def draw(self, places: list[tuple[float, float]]) -> None:
+        """Draw a curve through places on the page, relative to its width and height."""
         self.page.get_by_label("toggle drawing mode").click()
         self.page.get_by_text("Drawing on: curve").wait_for()
-        for number, (x, y) in enumerate(places, start=1):
+        for number, (right, down) in enumerate(places, start=1):
+            x, y = right * WIDTH, down * HEIGHT
             self.page.mouse.move(x - 8, y - 8)
             self.page.mouse.move(x, y)
             self.page.evaluate(NEXT_PICTURE)  # a click hits what was drawn under the mouse
@@ -101,15 +105,17 @@ class User:
         self.page.get_by_label("toggle drawing mode").click()
         self.page.get_by_text("Drawing on: curve").wait_for(state="hidden")
 
-    def run(self, tool: str, *, least: tuple[str, ...] = (), **texts: str) -> dict[str, Any]:
+    def run(
+        self, tool: str, *, sliders: Mapping[str, int] | None = None, **texts: str
+    ) -> dict[str, Any]:
         """Fill a form, run its tool and return the job.
 
         Parameters
         ----------
         tool : str
             What it is called in the menu.
-        least : tuple of str
-            Sliders to move to their left end.
+        sliders : mapping of str to int, optional
+            How many places to move sliders up from their left ends, by label.
         **texts : str
             What to write where, by label or by what is there instead of one.
         """
@@ -118,8 +124,9 @@ class User:
         panel.click()
         self.page.get_by_role("combobox").first.click()
         self.page.get_by_role("option", name=tool, exact=True).click()
-        for label in least:
-            self.slider(label).press("Home")
+        for label, places in (sliders or {}).items():
+            for key in ["Home", *["ArrowRight"] * places]:
+                self.slider(label).press(key)
         for label, text in texts.items():
             field = self.page.get_by_label(label, exact=True)
             field.or_(self.page.get_by_placeholder(label)).first.fill(text)
@@ -147,10 +154,10 @@ class User:
 
     def picture(self, name: str) -> None:
         """Keep what is seen, if that is wanted; painting lags behind."""
-        if folder := os.environ.get("SIMGEN_SCREENSHOTS"):
+        if SCREENSHOTS:
             self.page.mouse.move(500, 60)
             self.page.wait_for_timeout(4000)
-            self.page.screenshot(path=Path(folder) / f"{name}.png")
+            self.page.screenshot(path=Path(SCREENSHOTS) / f"{name}.png")
 
 
 @pytest.fixture(scope="module")
@@ -192,19 +199,18 @@ def test_from_a_drawing_to_saved_molecules(arrive: Callable[[], User]) -> None:
     help_text = page.get_by_role("note", name="How to begin")
     assert "Draw a shape" in help_text.inner_text()
     assert len(vis) == 1
-    page.get_by_label("Close the help").click()
-    help_text.wait_for(state="hidden")
-
-    user.draw([(440, 235), (490, 195), (550, 195), (600, 235)])
+    user.draw([(0.30, 0.36), (0.36, 0.29), (0.44, 0.28), (0.5, 0.36)])
     points = user.points()
     assert len(points) == 4
     assert max(abs(y) for _, y, _ in points) < 0.05  # on the floor
     assert points[0][0] < points[1][0] < points[2][0] < points[3][0]
     user.picture("web-welcome")
+    page.get_by_label("Close the help").click()
+    help_text.wait_for(state="hidden")
 
     n_before = len(vis)
-    job = user.run("Generate", least=("Steps",), Seed="7")
-    assert (job["data"]["steps"], job["data"]["seed"]) == (10, 7)
+    job = user.run("Generate", sliders={"Atoms": 9}, Seed="7")
+    assert (job["data"]["atoms"], job["data"]["seed"]) == (9, 7)
     assert user.ends(job) == "completed"
     assert 1 not in vis[n_before].numbers  # it streamed in
     assert len(vis) > n_before + 4
@@ -223,7 +229,7 @@ def test_from_a_drawing_to_saved_molecules(arrive: Callable[[], User]) -> None:
     page.mouse.move(x, y)
     label = page.locator(".hovertext .name")
     label.wait_for()
-    frame = int(label.inner_text().removeprefix("frame "))
+    frame = int((label.text_content() or "").removeprefix("frame "))  # SVG has no inner text
     assert frame > n_before
     page.mouse.click(x, y)
     user.until(lambda: vis.step == frame)
@@ -236,10 +242,10 @@ def test_from_a_drawing_to_saved_molecules(arrive: Callable[[], User]) -> None:
     assert hydrogenated.get_chemical_formula() == example.get_chemical_formula()
     assert user.ends(user.run("Relax")) == "completed"
     assert abs(vis[vis.step].positions - hydrogenated.positions).max() > 1e-3
-    user.picture("web-relaxed")
 
     assert user.ends(user.run("Save")) == "completed"
     page.get_by_label("toggle chat").click()
+    user.picture("web-chat")
     with page.expect_download() as download:
         page.get_by_role("link", name=".zip").click()
     assert download.value.suggested_filename.endswith(".zip")

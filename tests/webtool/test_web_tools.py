@@ -246,7 +246,7 @@ class TestLoad:
         ("text", "answer"),
         [
             (" ", "expected a SMILES string, got none"),
-            ("this", "expected at least one molecule, got none"),
+            ("this", "not a SMILES string: this"),
             ("C" * 81, "more than 80 heavy atoms"),
         ],
     )

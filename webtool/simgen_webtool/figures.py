@@ -83,7 +83,7 @@ def overview(reports: Sequence[Report], first_frame: int) -> Any:
     figure.update_xaxes(title="similarity to the reference", row=1, col=1)
     figure.update_yaxes(title="relaxation, kcal/mol", row=1, col=1)
     figure.update_layout(
-        margin={"l": 60, "r": 15, "t": 15, "b": 10}, dragmode="select", hovermode="closest"
+        margin={"l": 60, "r": 15, "t": 35, "b": 10}, dragmode="select", hovermode="closest"
     )
     return figure
 
