@@ -69,6 +69,7 @@ class User:
         self.context.add_init_script(FEW_PICTURES)
         self.page: Page = self.context.new_page()
         self.page.set_default_timeout(1000 * WAIT)
+        self.clicked = time.monotonic()
         self.page.goto(url)
         self.page.wait_for_selector("canvas")
         self.page.wait_for_url("**/rooms/*")
@@ -131,10 +132,15 @@ class User:
             field = self.page.get_by_label(label, exact=True)
             field.or_(self.page.get_by_placeholder(label)).first.fill(text)
             self.page.wait_for_timeout(1000)  # the form takes notice when one stops writing
+        self.clicked = time.monotonic()
         self.page.get_by_role("button", name="Run Extension").click()
         self.until(lambda: len(self.jobs()) > n_jobs)
         panel.click()
         return max(self.jobs(), key=lambda job: job["created_at"])
+
+    def seconds(self) -> float:
+        """How long it is since the page was opened, or a tool was last run."""
+        return time.monotonic() - self.clicked
 
     def slider(self, label: str) -> Locator:
         """The slider beneath a label, which does not name it."""
@@ -195,6 +201,7 @@ def somebody(arrive: Callable[[], User]) -> User:
 
 def test_from_a_drawing_to_saved_molecules(arrive: Callable[[], User]) -> None:
     user = arrive()
+    print(f"page ready after {user.seconds():.1f} s")
     page, vis = user.page, user.vis
     help_text = page.get_by_role("note", name="How to begin")
     assert "Draw a shape" in help_text.inner_text()
@@ -212,9 +219,11 @@ def test_from_a_drawing_to_saved_molecules(arrive: Callable[[], User]) -> None:
     job = user.run("Generate", sliders={"Atoms": 9}, Seed="7")
     assert (job["data"]["atoms"], job["data"]["seed"]) == (9, 7)
     assert user.ends(job) == "completed"
+    print(f"four molecules of 9 heavy atoms after {user.seconds():.1f} s")
     assert 1 not in vis[n_before].numbers  # it streamed in
     assert len(vis) > n_before + 4
     assert any("**Generate** made 4" in words for words in user.guest.chat())
+    page.locator('header button:has-text("Generate")').click(trial=True)  # nothing lies on it
 
     # The plot comes by itself, with the frame that is shown marked.
     points_of_plot = page.locator(".scatterlayer .trace").first.locator(".point")

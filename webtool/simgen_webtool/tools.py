@@ -411,9 +411,10 @@ class Relax(Tool):
         if not relaxed.finite:
             raise InputError("these atoms are too close for the force field; move them apart")
         room.mark("before Relax")
+        # First: what a frame is given is written over what it had.
+        moved = np.linalg.norm(relaxed.positions - positions, axis=1).max()
         frame.positions = relaxed.positions
         room.append([frame])
-        moved = np.linalg.norm(relaxed.positions - positions, axis=1).max()
         words = (
             f"**Relax** released {relaxed.released * EV_TO_KCAL:.1f} kcal/mol; atoms moved by up "
         )
