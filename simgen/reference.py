@@ -67,7 +67,8 @@ class ReferenceMolecule:
     @property
     def kept(self) -> NDArray[np.bool_]:
         """Which atoms take part in environments, shape (n_atoms,)."""
-        return ~np.isin(self.atomic_numbers, REMOVED_ELEMENTS)
+        kept: NDArray[np.bool_] = (self.atomic_numbers[:, None] != REMOVED_ELEMENTS).all(1)
+        return kept
 
     @property
     def digest(self) -> str:

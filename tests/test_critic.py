@@ -25,7 +25,7 @@ def critic(*reference: str, filters: Filters | None = None) -> Critic:
     finisher = Finisher(
         GenerationConfig(filters=filters or Filters()),
         no_forces,
-        None,
+        [],
         load_known() | collect(conformer(smiles) for smiles in reference),
         dtype=torch.float64,
         device=torch.device("cpu"),

@@ -43,7 +43,7 @@ def test_a_measured_cell(model: str) -> None:
     found = measure(cell, model)
     assert found.cpu_seconds > 0
     assert sum(found.stages.values()) == pytest.approx(found.seconds, rel=0.3)
-    assert {"sampling", "refinement", "relaxation", "validation"} <= set(found.stages)
+    assert {"sampling", "refinement", "repair", "relaxation", "validation"} <= set(found.stages)
     assert found.peak_mib > 100
     assert 0 <= found.n_valid <= 2
 

@@ -295,7 +295,14 @@ def benchmark(
     return known
 
 
-_STAGES = ("sampling", "refinement", "bonds and hydrogens", "relaxation", "validation")
+_STAGES = (
+    "sampling",
+    "refinement",
+    "repair",
+    "bonds and hydrogens",
+    "relaxation",
+    "validation",
+)
 
 
 def to_markdown(results: dict[str, Any]) -> str:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -28,6 +29,7 @@ from simgen.validation import (
     Status,
     check_contacts,
     check_graph_kept,
+    molecule_key,
     validate,
 )
 
@@ -74,8 +76,8 @@ class Finisher:
         What molecules are to be like.
     energy_and_forces : callable
         Force field.
-    known : collection of str, optional
-        :func:`simgen.validation.molecule_key` of each reference molecule.
+    reference : sequence of Chem.Mol
+        Reference molecules whose bonds are known: reports say which attempts are among them.
     chemistry : KnownChemistry
         Surroundings and ring systems that molecules may have.
     dtype, device : optional
@@ -86,7 +88,7 @@ class Finisher:
         self,
         config: GenerationConfig,
         energy_and_forces: Callable[[MoleculeBatch], tuple[Tensor, Tensor]],
-        known: Collection[str] | None,
+        reference: Sequence[Chem.Mol],
         chemistry: KnownChemistry,
         *,
         dtype: torch.dtype,
@@ -97,11 +99,19 @@ class Finisher:
         self.energy_and_forces = (
             energy_and_forces if config.host is None else config.host.walled(energy_and_forces)
         )
-        self.known = known
+        self.reference = reference
         self.chemistry = chemistry
         self.dtype = dtype
         self.device = device
         self.timings: dict[str, float] = {}
+
+    @cached_property
+    def known(self) -> frozenset[str] | None:
+        """:func:`simgen.validation.molecule_key` of each reference molecule; None without any.
+
+        Only worked out once molecules are finished: sampling is to begin at once.
+        """
+        return frozenset(molecule_key(mol) for mol in self.reference) or None
 
     def finish(self, skeletons: Sequence[Skeleton]) -> list[Attempt]:
         """Bonds, hydrogens, relaxation and checks."""

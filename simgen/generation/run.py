@@ -42,7 +42,7 @@ from simgen.reference import ReferenceSet, list_references, theme_size, themes
 from simgen.refinement import RefinementSettings, RepairSettings, refine, repair
 from simgen.sampling import Callback, Progress, Samples, start_molecules
 from simgen.schedules import noise_levels
-from simgen.validation import mark_duplicates, molecule_key
+from simgen.validation import mark_duplicates
 
 _MAX_CHUNK = {"cpu": 64, "cuda": 1024}
 """Most attempts of a chunk, after which results are saved. Larger ones are no faster."""
@@ -145,7 +145,7 @@ class Run:
         self.finisher = Finisher(
             config,
             evaluator(model).energy_and_forces,
-            {molecule_key(mol) for mol in with_bonds} or None,
+            with_bonds,
             chemistry,
             dtype=self.dtype,
             device=self.device,
