@@ -30,7 +30,7 @@ QUICK = {"candidates": 1, "steps": 10, "seed": 1}
 @pytest.fixture
 def guest(enter: Enter, request: pytest.FixtureRequest) -> Guest:
     """A guest in a room named after the test."""
-    return enter(re.sub(r"\W", "-", request.node.name)[:60])
+    return enter(re.sub(r"\W", "-", request.node.name))
 
 
 def shown(guest: Guest) -> ase.Atoms:
