@@ -40,6 +40,11 @@ DIAMETER_PER_SQRT_ATOM = 1.5664519
 PRIOR_DECAY = 20.0
 """The prior fades as tanh(20 sigma^2) when the noise falls."""
 
+LANDMARK_STRENGTH = 3.0
+"""Times as strong as a Gaussian of the given width; from 6 on the first steps would overshoot."""
+LANDMARK_WIDTH = 0.3
+"""How far from a landmark its atom may be, angstrom."""
+
 LOG10_TEMPERATURE_RANGE = 7.0
 LOG10_TEMPERATURE_MIN = -1.0
 """Element evolution cools from 10^6 to 10^-1."""
@@ -111,6 +116,21 @@ def prior_weight(n_atoms: Tensor, sigma: float) -> Tensor:
     diameter = DIAMETER_PER_SQRT_ATOM * torch.sqrt(n_atoms.to(torch.float64))
     strength = PRIOR_STRENGTH / (PRIOR_OFFSET + PRIOR_SLOPE * diameter) ** 2
     return strength * math.tanh(PRIOR_DECAY * sigma**2)
+
+
+def landmark_stiffness(sigma: float) -> float:
+    """Stiffness of the pull of landmarks at a noise level (angstrom), 1/angstrom^2.
+
+    k = 3 sigma / (sigma^2 + 0.3^2): the score of Gaussians of that width about the landmarks,
+    blurred by the noise, per unit of the noise level; it fades with the noise, when bonds take
+    their lengths.
+
+    Examples
+    --------
+    >>> round(landmark_stiffness(1.0), 2), round(landmark_stiffness(0.3), 2)
+    (2.75, 5.0)
+    """
+    return LANDMARK_STRENGTH * sigma / (sigma**2 + LANDMARK_WIDTH**2)
 
 
 def temperature(sigma: float, sigma_max: float = SIGMA_MAX) -> float:

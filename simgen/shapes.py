@@ -152,7 +152,9 @@ def _read(path: Path, *, solid: bool) -> AtomPrior:
     return _read_molecules(path)
 
 
-def _cloud(points: object, path: Path | str, size: Size | None = None) -> PointCloud:
+def _cloud(
+    points: object, path: Path | str, size: Size | None = None, *, occupied: bool = False
+) -> PointCloud:
     """Return a cloud of at most ``MAX_POINTS`` points, the same in every direction of space.
 
     Raises
@@ -165,7 +167,7 @@ def _cloud(points: object, path: Path | str, size: Size | None = None) -> PointC
     except (InputError, ValueError, TypeError) as error:
         raise LoadError(f"{path} holds no shape: {error}") from None
     tensor = spread_evenly(tensor, MAX_POINTS)
-    return PointCloud(tensor, covariance=ISOTROPIC_COVARIANCE, size=size)
+    return PointCloud(tensor, covariance=ISOTROPIC_COVARIANCE, size=size, occupied=occupied)
 
 
 def _read_description(path: Path) -> AtomPrior:
@@ -205,7 +207,7 @@ def _is_number(text: str) -> bool:
 
 
 def shape_of_molecule(positions: NDArray[np.float64]) -> PointCloud:
-    """Return the shape of a molecule: its heavy atoms, about their centre.
+    """Return the shape of a molecule: its heavy atoms, each of which wants one, about their centre.
 
     Parameters
     ----------
@@ -214,7 +216,7 @@ def shape_of_molecule(positions: NDArray[np.float64]) -> PointCloud:
     """
     centred = torch.from_numpy(positions - positions.mean(0))
     size = Size(volume=len(positions) / ATOMS_PER_CUBIC_ANGSTROM)
-    return PointCloud(centred, covariance=ISOTROPIC_COVARIANCE, size=size)
+    return PointCloud(centred, covariance=ISOTROPIC_COVARIANCE, size=size, occupied=True)
 
 
 def _read_molecules(path: Path) -> PointCloud:
@@ -229,7 +231,8 @@ def _read_molecules(path: Path) -> PointCloud:
         raise LoadError(f"{path} holds no heavy atom with 3D coordinates")
     n_atoms = sum(len(positions) for positions in heavy) / len(heavy)
     size = Size(volume=n_atoms / ATOMS_PER_CUBIC_ANGSTROM)
-    return _cloud(np.concatenate(heavy), path, size)
+    # Of one molecule, not of several that lie over one another, each atom wants one.
+    return _cloud(np.concatenate(heavy), path, size, occupied=len(heavy) == 1)
 
 
 def _molecule_frames(path: Path) -> list[tuple[NDArray[np.int64], NDArray[np.float64]]]:

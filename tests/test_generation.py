@@ -13,6 +13,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import Tensor
 
 from simgen.composition import Composition
 from simgen.descriptors.settings import NetworkInvariants, TensorReduced
@@ -190,6 +191,26 @@ def test_a_closed_curve_is_more_than_its_points(
     for curve, same in ((Circle(1.4), False), (Circle(1.5), True), (Line(6.0), True)):
         pairs = zip(positions(curve), positions(PointCloud(curve.points)), strict=True)
         assert all(np.array_equal(a, b) for a, b in pairs) is same
+
+
+def test_atoms_take_the_places_of_those_of_a_molecule(
+    generator: Generator, reference: ReferenceSet
+) -> None:
+    places = torch.tensor([[1.25 * k, 0.6 * (k % 2), 0.0] for k in range(6)], dtype=torch.float64)
+
+    def farthest_place(occupied: bool) -> Tensor:
+        """For each molecule the largest distance of a place from its nearest atom."""
+        seen: list[MoleculeBatch] = []
+        generator.generate(
+            4, 6, prior=PointCloud(places, occupied=occupied), reference=reference, n_steps=20,
+            n_particles=1, n_refinements=0, n_repairs=0, seed=5,
+            observer=lambda progress: seen.append(progress.molecules),
+        )  # fmt: skip
+        positions = seen[-1].positions.to(places).view(4, 6, 3)
+        return torch.cdist(positions, places).amin(1).amax(1)
+
+    assert farthest_place(True).max() < 0.5
+    assert farthest_place(False).min() > 0.5
 
 
 def test_the_number_of_processes_does_not_matter(run: Run, tmp_path: Path) -> None:

@@ -53,6 +53,7 @@ PRIORS: dict[str, Callable[[], AtomPrior]] = {
     "gaussian": Gaussian,
     "tilted": lambda: Gaussian(TILTED),
     "cloud": lambda: PointCloud(POINTS, covariance=TILTED, beta=1.5),
+    "molecule": lambda: PointCloud(POINTS, occupied=True),
     "line": lambda: Line(6.0),
     "circle": lambda: Circle(3.0),
     "helix": lambda: Helix(2.0, 5.0, 1.5),
@@ -297,6 +298,32 @@ def test_loops_move_with_their_shape_and_are_those_of_all_parts_of_a_union() -> 
     torch.testing.assert_close(both[1], Heart().points + SHIFT)
     # Molecules that start in one part do not go round the others.
     assert Alternatives(parts).loops() == ()
+
+
+def test_landmarks_move_with_their_shape_and_are_those_of_all_parts_of_a_union() -> None:
+    assert {name for name, make in PRIORS.items() if len(make().landmarks())} == {"molecule"}
+    molecule = PointCloud(POINTS, occupied=True)
+    assert torch.equal(molecule.landmarks(), POINTS)
+    moved = Transformed(molecule, 1.7, TURN, SHIFT)
+    torch.testing.assert_close((moved.landmarks() - SHIFT) @ TURN / 1.7, POINTS)
+    parts = (molecule, Line(4.0), moved)
+    assert torch.equal(Union(parts).landmarks(), torch.cat([POINTS, moved.landmarks()]))
+    # Which ones a molecule is to fill depends on the part where it starts.
+    assert not len(Alternatives(parts).landmarks())
+
+
+def test_one_atom_starts_at_each_landmark() -> None:
+    molecule = PointCloud(POINTS, occupied=True)
+    both = Union((molecule, Transformed(molecule, translation=10 * SHIFT)))
+    for prior in (molecule, both):
+        landmarks = prior.landmarks()
+        counts = torch.full((20,), len(landmarks))
+        start = prior.sample(counts, Noise(0, torch.arange(20)), spread=0.0)
+        for positions in start.split(counts.tolist()):
+            assert ((torch.cdist(positions, landmarks) < 1e-9).sum(0) == 1).all()
+    # Of more landmarks than atoms none gets two.
+    start = both.sample(torch.tensor([5]), Noise(0, torch.arange(1)), spread=0.0)
+    assert (torch.cdist(start, both.landmarks()) < 1e-9).sum(0).max() == 1
 
 
 # --- surfaces and solids -----------------------------------------------------------------------

@@ -143,9 +143,11 @@ def test_molecules_are_shapes(tmp_path: Path) -> None:
         prior = load_shape(tmp_path / name)
         np.testing.assert_allclose(prior.points, heavy, atol=2e-3)
         assert prior.size.suggest_atoms() == 8
+        assert torch.equal(prior.landmarks(), prior.points)
     both = load_shape(tmp_path / "many.sdf")
     assert len(both.points) == 11
     assert both.size.suggest_atoms() == 6  # 5.5 on average
+    assert not len(both.landmarks())
 
 
 # --- commands ----------------------------------------------------------------------------------

@@ -27,6 +27,7 @@ from simgen.generation import JOURNAL, GenerationResult, Generator
 from simgen.priors import AtomPrior, Circle
 from simgen.reference import ReferenceMolecule, ReferenceSet, load_reference
 from simgen.shapes import shape_of_molecule
+from simgen.validation import molecule_key
 
 MACROCYCLE_RADIUS = 4.0
 """Radius of the published macrocycles, angstrom (Elijošius et al. 2025)."""
@@ -138,12 +139,15 @@ class MacrocycleScores:
 
 @dataclass(frozen=True, slots=True)
 class MoleculeScores:
-    """Molecules as shapes: ``tanimoto`` is the mean over the valid molecules."""
+    """Molecules as shapes: ``tanimoto`` is the mean over the valid molecules, and ``recovered`` the
+    share of all attempts that are the molecule whose shape was given.
+    """
 
     n_references: int
     n_attempts: int
     valid: float
     tanimoto: float | None
+    recovered: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,7 +232,8 @@ def to_markdown(scores: Scores) -> str:
         lines += [
             "",
             f"{n.n_references} molecules as shapes: {n.valid:.0%} valid; mean shape Tanimoto "
-            f"{show(n.tanimoto, '.2f') or 'unknown'}.",
+            f"{show(n.tanimoto, '.2f') or 'unknown'}; {n.recovered:.0%} of all attempts are the "
+            "molecule itself.",
         ]
     return "\n".join(lines).strip() + "\n"
 
@@ -350,6 +355,7 @@ def benchmark_molecules(
     held_out, rest = hold_out(reference, n_references)
     rows: list[dict[str, object]] = []
     overlaps: list[float] = []
+    n_recovered = 0
     for number, molecule in enumerate(held_out):
         assert molecule.mol is not None
         heavy = heavy_positions(molecule.mol)
@@ -365,14 +371,19 @@ def benchmark_molecules(
             n_workers,
             reference=rest,
         )
-        found = [shape_tanimoto(mol, molecule.mol) for mol in whole_molecules(result)]
+        whole = whole_molecules(result)
+        found = [shape_tanimoto(mol, molecule.mol) for mol in whole]
         overlaps += found
+        key = molecule_key(molecule.mol)
+        n_same = sum(molecule_key(mol) == key for mol in whole)
+        n_recovered += n_same
         rows.append(
             {
                 "reference": molecule.name,
                 "n_heavy_atoms": len(heavy),
                 "n_attempts": n_attempts,
                 "n_valid": len(found),
+                "n_recovered": n_same,
                 "tanimoto": float(np.mean(found)) if found else None,
             }
         )
@@ -383,6 +394,7 @@ def benchmark_molecules(
         n_attempts=n_total,
         valid=len(overlaps) / n_total,
         tanimoto=float(np.mean(overlaps)) if overlaps else None,
+        recovered=n_recovered / n_total,
     )
     io.write_json(out / "scores.json", asdict(scores))
     return scores

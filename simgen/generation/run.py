@@ -35,6 +35,7 @@ from simgen.generation.result import (
     attempt_to_json,
 )
 from simgen.known import collect, load_known
+from simgen.landmarks import Landmarks
 from simgen.models import ForceField, evaluator
 from simgen.molecules import MoleculeBatch
 from simgen.noise import Noise, Stream
@@ -190,6 +191,9 @@ class Run:
         closed = () if scaffold is None else scaffold.closed
         cohesion = Cohesion(closed=(*closed, *self.surroundings), loops=self.loops)
         terms: list[LogDensity] = [Repulsion(), cohesion, self.config.prior]
+        landmarks = self.config.prior.landmarks()
+        if len(landmarks):
+            terms.append(Landmarks(landmarks))
         if scaffold is not None:
             terms.append(scaffold.obstacles())
         if host is not None:

@@ -153,6 +153,10 @@ class Prior(Protocol):
         """
         ...
 
+    def landmarks(self) -> Tensor:
+        """Points that want an atom each (:mod:`simgen.landmarks`), shape (n_landmarks, 3)."""
+        ...
+
 
 def suggest_atoms(prior: Prior, density: float | None = None) -> int:
     """Return the number of heavy atoms that suits a shape (:meth:`Size.suggest_atoms`).
@@ -217,6 +221,10 @@ class AtomPrior(ABC):
         """Closed curves that a molecule is to go round (:meth:`Prior.loops`); by default none."""
         return ()
 
+    def landmarks(self) -> Tensor:
+        """Points that want an atom each (:meth:`Prior.landmarks`); by default none."""
+        return torch.zeros((0, 3), dtype=torch.float64)
+
     def log_prob(self, batch: MoleculeBatch, sigma: float) -> Tensor:
         """Log-density of each molecule, up to a constant: shape (n_molecules,)."""
         energies = self.energies(batch.positions)
@@ -227,10 +235,16 @@ class AtomPrior(ABC):
         return _atom_weights(batch, sigma)[:, None] * self.forces(batch.positions)
 
     def sample(self, counts: Tensor, noise: Noise, *, spread: float = 1.0) -> Tensor:
-        """Draw positions (:meth:`Prior.sample`)."""
+        """Draw positions (:meth:`Prior.sample`); spread evenly over a shape with landmarks."""
         molecules = torch.arange(len(counts), device=counts.device)
         molecule_idx = torch.repeat_interleave(molecules, counts)
         uniform = noise.uniform(Stream.START_POINT, 0, molecule_idx)
+        if len(self.landmarks()):
+            # At equal distances along it: as many atoms as landmarks get one each.
+            first = torch.cumsum(counts, 0) - counts
+            place = torch.arange(len(molecule_idx), device=counts.device) - first[molecule_idx]
+            offset = noise.uniform_per_molecule(Stream.START_POINT, 0)
+            uniform = (place + offset[molecule_idx]) / counts[molecule_idx]
         return self.place(uniform, spread * noise.normal(Stream.START, 0, molecule_idx))
 
 

@@ -130,6 +130,9 @@ class PointCloud(Cloud):
         Points of the shape, angstrom.
     size : Size, optional
         How large the shape is; by default what the points look like (:func:`estimate_size`).
+    occupied : bool
+        Whether each point wants an atom (:mod:`simgen.landmarks`), as those of one molecule do;
+        otherwise atoms may be anywhere on the shape.
 
     Raises
     ------
@@ -140,6 +143,11 @@ class PointCloud(Cloud):
     points: Tensor
     covariance: Covariance = field(default=PUBLISHED_COVARIANCE, kw_only=True)
     size: Size | None = field(default=None, kw_only=True)
+    occupied: bool = field(default=False, kw_only=True)
+
+    def landmarks(self) -> Tensor:
+        """Points that want an atom each, shape (n_landmarks, 3)."""
+        return self.points if self.occupied else AtomPrior.landmarks(self)
 
     def _geometry(self) -> tuple[Tensor, Size]:
         points = check_points(self.points)

@@ -98,6 +98,10 @@ class Transformed(AtomPrior):
         """Closed curves that a molecule is to go round (:meth:`Prior.loops`)."""
         return tuple(self._outside(points) for points in self.prior.loops())
 
+    def landmarks(self) -> Tensor:
+        """Points that want an atom each (:meth:`Prior.landmarks`)."""
+        return self._outside(self.prior.landmarks())
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Union(AtomPrior):
@@ -173,6 +177,10 @@ class Union(AtomPrior):
         """Those of all parts (:meth:`Prior.loops`)."""
         return tuple(points for part in self.parts for points in part.loops())
 
+    def landmarks(self) -> Tensor:
+        """Those of all parts (:meth:`Prior.landmarks`)."""
+        return torch.cat([part.landmarks() for part in self.parts])
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Alternatives(Union):
@@ -199,3 +207,7 @@ class Alternatives(Union):
     def loops(self) -> tuple[Tensor, ...]:
         """None: a molecule goes round those of its own part, if any, but which one is unknown."""
         return ()
+
+    def landmarks(self) -> Tensor:
+        """None, for the same reason."""
+        return AtomPrior.landmarks(self)
