@@ -39,3 +39,9 @@ class MissingDependencyError(SimgenError, ImportError):
     """An optional package is needed for this feature and is not installed."""
 
     exit_code = 5
+
+
+class InterruptedRunError(SimgenError):
+    """The user stopped a command; the message says what is left of its work and how to go on."""
+
+    exit_code = 130

@@ -15,6 +15,7 @@ import torch
 from command_line import Command, assert_one_line
 from rdkit import Chem
 
+from simgen.finishing import relaxation
 from simgen.generation import Generator
 from simgen.io import embed, read_molecules, write_sdf
 from simgen.models import ForceField, NetworkConfig, save_model
@@ -178,6 +179,18 @@ def test_ctrl_c_says_how_to_go_on(
     monkeypatch.setattr(Generator, "generate", interrupted)
     outcome = simgen(*small, "--out", tmp_path / "run")
     assert_one_line(outcome, 130, "interrupted", "--resume")
+
+
+def test_ctrl_c_of_a_command_without_results_says_so(
+    simgen: Command, ethanol: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*arguments: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(relaxation, "relax", interrupted)
+    outcome = simgen("relax", ethanol, "--out", tmp_path / "relaxed.sdf")
+    assert_one_line(outcome, 130, "interrupted")
+    assert not (tmp_path / "relaxed.sdf").exists()
 
 
 def test_who_is_asked_to_end_leaves_results_and_no_process(small: tuple, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from command_line import Command, assert_one_line
 from typer.testing import CliRunner
 
 from simgen.benchmarks import quality
@@ -141,14 +142,12 @@ def test_the_standard_suite_from_the_command(
 
 
 def test_an_interruption_is_one_line(
-    tmp_path: Path, judged: list[str], monkeypatch: pytest.MonkeyPatch
+    simgen: Command, tmp_path: Path, judged: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stand_in = StandIn(stop_in="line-05")
     monkeypatch.setattr(Generator, "from_pretrained", lambda *_, **__: stand_in)
-    command = f"benchmark quality --suite small --out {tmp_path}/suite"
-    result = CliRunner().invoke(app, command.split())
-    assert result.exit_code == 130
-    assert "the same command goes on" in result.stderr
+    outcome = simgen("benchmark", "quality", "--suite", "small", "--out", tmp_path / "suite")
+    assert_one_line(outcome, 130, "the same command goes on")
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ import typer
 
 import simgen
 from simgen.cli import benchmark, evaluate, files, generate, models, priors, train, web
-from simgen.errors import SimgenError
+from simgen.errors import InterruptedRunError, SimgenError
 
 app = typer.Typer(
     name="simgen",
@@ -70,8 +70,10 @@ def main() -> None:
         _fail(str(error), error.exit_code)
     except typer.TyperException as error:
         _fail(_message(error), 2)
-    else:
-        sys.exit(code if isinstance(code, int) else 0)
+    # Commands that have nothing to say of an interruption leave it to typer, which returns this.
+    if code == InterruptedRunError.exit_code:
+        _fail("interrupted", code)
+    sys.exit(code if isinstance(code, int) else 0)
 
 
 def _message(error: typer.TyperException) -> str:

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from simgen.cli.progress import progress_bar
+from simgen.errors import InterruptedRunError
 
 _HEADLINES = (
     "valid",
@@ -80,8 +81,7 @@ def evaluate(
                 callback=update,
             )
     except KeyboardInterrupt:
-        typer.echo("error: interrupted; nothing was written", err=True)
-        raise typer.Exit(130) from None
+        raise InterruptedRunError("interrupted; nothing was written") from None
     typer.echo(f"{'attempts':38}{scorecard.n_attempts}")
     for name in _HEADLINES:
         figure = scorecard[name]

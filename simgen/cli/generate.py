@@ -11,7 +11,7 @@ import typer
 
 from simgen.cli.priors import AUTO, PANEL, Scale, Shape, Solid, make_prior
 from simgen.cli.progress import Device, Model, progress_bar
-from simgen.errors import ConfigError, InputError
+from simgen.errors import ConfigError, InputError, InterruptedRunError
 
 if TYPE_CHECKING:
     from rdkit import Chem
@@ -479,10 +479,9 @@ def generate(
                 callback=update,
             )
     except KeyboardInterrupt:
-        typer.echo(
-            f"error: interrupted; what is finished is in {out}, and --resume goes on", err=True
-        )
-        raise typer.Exit(130) from None
+        raise InterruptedRunError(
+            f"interrupted; what is finished is in {out}, and --resume goes on"
+        ) from None
     best = result.best
     if best is not None and result.config.n_heavy_atoms[0] < result.config.n_heavy_atoms[1]:
         typer.echo(f"best: {best.report.name}, {best.report.smiles}")

@@ -9,6 +9,8 @@ from typing import Annotated
 
 import typer
 
+from simgen.errors import InterruptedRunError
+
 Model = Annotated[
     str, typer.Option(help="Force field: a name of `simgen models list`, or a weights file.")
 ]
@@ -66,9 +68,10 @@ def progress_bar(label: str, unit: str) -> Iterator[Callable[[float, int], None]
 
 @contextmanager
 def resumable(out: Path) -> Iterator[None]:
-    """End the program with the usual message and code if the block is interrupted."""
+    """Say how to go on if the block is interrupted."""
     try:
         yield
     except KeyboardInterrupt:
-        typer.echo(f"error: interrupted; the same command goes on with what is in {out}", err=True)
-        raise typer.Exit(130) from None
+        raise InterruptedRunError(
+            f"interrupted; the same command goes on with what is in {out}"
+        ) from None
