@@ -16,7 +16,7 @@ atoms that are at fault and those beside them move and mutate again.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -163,6 +163,9 @@ class RepairSettings:
     stride : int
         Of the levels in the logarithmic half only one in so many is used: atoms hardly move there,
         and what is not accepted need not be polished.
+    n_particles : int
+        Particles of each molecule at most, in place of those of the evolution: few atoms mutate,
+        and another round costs less than more particles.
 
     Raises
     ------
@@ -174,14 +177,16 @@ class RepairSettings:
     sigmas: tuple[float, ...] = (0.3, 0.5)
     scatter: float = 0.5
     stride: int = 3
+    n_particles: int = 3
 
     def __post_init__(self) -> None:
         if self.n_rounds < 0:
             raise ConfigError(f"expected n_rounds >= 0, got {self.n_rounds}")
         if not self.sigmas or not all(0.0 < sigma < float("inf") for sigma in self.sigmas):
             raise ConfigError(f"expected sigmas > 0, got {self.sigmas}")
-        if self.stride < 1:
-            raise ConfigError(f"expected stride >= 1, got {self.stride}")
+        for name in ("stride", "n_particles"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"expected {name} >= 1, got {getattr(self, name)}")
         if not 0.0 <= self.scatter < float("inf"):
             raise ConfigError(f"expected scatter >= 0, got {self.scatter}")
 
@@ -239,6 +244,9 @@ def repair(
     batch, finite = samples.molecules, samples.finite
     if not batch.n_molecules or not settings.n_rounds:
         return samples
+    evolution = evolution or EvolutionSettings()
+    n_particles = min(evolution.n_particles, settings.n_particles)
+    evolution = replace(evolution, n_particles=n_particles)
 
     def assess(batch: MoleculeBatch) -> tuple[Tensor, Tensor, Tensor]:
         """Energies, numbers of faults, and what is to move."""
