@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import ase
-import ase.io
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -78,6 +76,8 @@ class Host:
         LoadError
             If it cannot be read.
         """
+        import ase.io  # a second of imports, for those who have a host
+
         try:
             atoms = ase.io.read(path, index=0)
             assert isinstance(atoms, ase.Atoms)

@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import ase
-import ase.io
 import numpy as np
 from numpy.typing import NDArray
 from rdkit import Chem, rdBase
@@ -240,6 +239,8 @@ def _read_xyz(text: str, stem: str) -> Iterator[Record]:
 
 def _record_of_frame(frame: list[str], n_atoms: int, index: int, line: int, name: str) -> Record:
     """Read one frame of an XYZ file, plain or extended."""
+    import ase.io  # a second of imports: not before it is needed
+
     if n_atoms < 1 or len(frame) < n_atoms + 2:
         error = f"expected {n_atoms} lines of atoms, got {max(len(frame) - 2, 0)}"
         return Record(index, line, name, error=error)
@@ -384,6 +385,8 @@ def write_sdf(path: str | Path, mols: Sequence[Chem.Mol]) -> None:
 
 def write_xyz(path: str | Path, frames: Sequence[ase.Atoms]) -> None:
     """Write frames with their ``info`` to an extended XYZ file, atomically."""
+    import ase.io  # a second of imports: not before it is needed
+
     text = io.StringIO()
     for atoms in frames:
         ase.io.write(text, atoms, format="extxyz")

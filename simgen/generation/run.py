@@ -8,6 +8,7 @@ from collections.abc import Callable, Generator, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
+from functools import cached_property
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,7 @@ from simgen.generation.result import (
 )
 from simgen.known import collect, load_known
 from simgen.landmarks import Landmarks
-from simgen.models import ForceField, evaluator
+from simgen.models import Evaluator, ForceField, evaluator
 from simgen.molecules import MoleculeBatch
 from simgen.noise import Noise, Stream
 from simgen.reference import ReferenceSet, list_references, theme_size, themes
@@ -133,19 +134,15 @@ class Run:
             parts = themes(chosen, environments, len(chosen) if given else theme_size(high))
             kernel = SimilarityKernel(descriptor, environments, themes=parts)
             self.levels = noise_levels(config.n_steps).tolist()
-            self.goals = torch.stack(
-                [
-                    kernel.reference_energies(self.levels[-1], theme).quantile(_GOAL)
-                    for theme in (range(len(parts)) if parts else (None,))
-                ]
-            )
+        self.n_themes = len(parts)
+        self._goal_of_theme: dict[int, Tensor] = {}
         self.score = SimilarityScore(kernel, self._terms())
         chemistry = load_known()
         if reference.name not in list_references():  # shipped ones are parts of what is known
             chemistry |= collect(with_bonds)
         self.finisher = Finisher(
             config,
-            evaluator(model).energy_and_forces,
+            self._energy_and_forces,
             with_bonds,
             chemistry,
             dtype=self.dtype,
@@ -184,6 +181,23 @@ class Run:
             for loop in self.config.prior.loops()
             if float((loop - loop.roll(1, 0)).norm(dim=1).sum()) <= _ANGSTROM_PER_ATOM * n_atoms
         ]
+
+    @cached_property
+    def _field(self) -> Evaluator:
+        return evaluator(self.model)
+
+    def _energy_and_forces(self, batch: MoleculeBatch) -> tuple[Tensor, Tensor]:
+        """The force field, which is only made ready once molecules relax."""
+        return self._field.energy_and_forces(batch)
+
+    def _goals(self, theme: Tensor) -> Tensor:
+        """Mean energy at which a molecule of each of these themes counts as good."""
+        for number in set(theme.tolist()) - self._goal_of_theme.keys():
+            energies = self.score.kernel.reference_energies(
+                self.levels[-1], number if self.n_themes else None
+            )
+            self._goal_of_theme[number] = energies.quantile(_GOAL)
+        return torch.stack([self._goal_of_theme[number] for number in theme.tolist()])
 
     def _terms(self) -> list[LogDensity]:
         """What draws and pushes atoms beside the similarity to the reference."""
@@ -325,10 +339,11 @@ class Run:
             if self.observer is not None:
                 self.observer(progress)
 
+        noise = Noise(self.config.seed, torch.tensor(chunk, device=self.device))
+        drawn = noise.uniform_per_molecule(Stream.THEME, 0) * max(1, self.n_themes)
+        theme = drawn.to(torch.int64)
         with self._timed("sampling"):
-            noise = Noise(self.config.seed, torch.tensor(chunk, device=self.device))
             palette = self.config.palette
-            theme = (noise.uniform_per_molecule(Stream.THEME, 0) * len(self.goals)).to(torch.int64)
             start = start_molecules(
                 self.config.prior,
                 [palette.start(int(size)) for size in sizes],
@@ -340,12 +355,14 @@ class Run:
             samples = evolve(
                 self.score, start, self.levels, noise=noise, settings=settings, callback=on_progress
             )
+        with self._timed("reference"):
+            goals = self._goals(theme)
         with self._timed("refinement"):
             samples = refine(
                 self.score,
                 samples,
                 self.levels,
-                self.goals[theme],
+                goals,
                 noise=noise,
                 settings=RefinementSettings(n_rounds=self.config.n_refinements),
                 evolution=settings,
