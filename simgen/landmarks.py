@@ -18,11 +18,11 @@ from simgen.schedules import landmark_stiffness
 class Landmarks:
     """Log-density that falls with the distances of atoms from the landmarks they belong to.
 
-    log p = -k(sigma)/2 min_pi sum_i |x_i - y_pi(i)|^2: atoms and landmarks are paired such that the
-    sum is least. Of atoms or landmarks, whichever are more, some remain without a partner. Fixed
-    atoms take landmarks as well. The stiffness k is that of
-    :func:`simgen.schedules.landmark_stiffness`. Where pairs change the score jumps; everywhere else
-    it is the gradient.
+    log p = -k(sigma)/2 min_pi sum_p |x_pi(p) - y_p|^2: each landmark has an atom of its own, chosen
+    such that the sum is least. Fixed atoms take landmarks as well. Molecules that have fewer atoms
+    than there are landmarks feel nothing: spread over all of them they would fall apart. The
+    stiffness k is that of :func:`simgen.schedules.landmark_stiffness`. Where pairs change the score
+    jumps; everywhere else it is the gradient.
 
     Parameters
     ----------
@@ -49,6 +49,7 @@ class Landmarks:
         y = self.points.numpy()
         goals = x.copy()
         for atoms in np.split(np.arange(batch.n_atoms), np.cumsum(batch.counts.tolist())[:-1]):
-            chosen, landmarks = linear_sum_assignment(cdist(x[atoms], y, "sqeuclidean"))
-            goals[atoms[chosen]] = y[landmarks]
+            if len(atoms) >= len(y):
+                chosen, landmarks = linear_sum_assignment(cdist(x[atoms], y, "sqeuclidean"))
+                goals[atoms[chosen]] = y[landmarks]
         return torch.from_numpy(goals).to(batch.positions) - batch.positions

@@ -22,11 +22,13 @@ def batch_of(*positions: np.ndarray) -> MoleculeBatch:
 
 
 def least_sum(positions: np.ndarray, points: np.ndarray) -> float:
-    """By trying all ways to pair them."""
-    few, many = sorted((positions, points), key=len)
+    """By trying all ways to pair them; nothing where atoms are too few."""
     return min(
-        float(((few - many[list(chosen)]) ** 2).sum())
-        for chosen in itertools.permutations(range(len(many)), len(few))
+        (
+            float(((positions[list(chosen)] - points) ** 2).sum())
+            for chosen in itertools.permutations(range(len(positions)), len(points))
+        ),
+        default=0.0,
     )
 
 
@@ -59,9 +61,9 @@ def test_the_score_is_the_gradient_and_molecules_do_not_feel_each_other(n_landma
     torch.testing.assert_close(score, gradient)
     alone = [landmarks.score(batch_of(x), 0.2) for x in (first, second)]
     assert torch.equal(score, torch.cat(alone))
-    # Atoms without a landmark feel nothing.
-    n_drawn = score.any(1).split([4, 3])
-    assert [int(n.sum()) for n in n_drawn] == [min(4, n_landmarks), min(3, n_landmarks)]
+    # Atoms without a landmark feel nothing, nor do molecules that cannot fill all.
+    n_drawn = [int(drawn.sum()) for drawn in score.any(1).split([4, 3])]
+    assert n_drawn == [n_landmarks if n >= n_landmarks else 0 for n in (4, 3)]
 
 
 def test_no_step_of_the_sampler_overshoots() -> None:
