@@ -170,12 +170,13 @@ def test_a_folder_that_cannot_be_made(simgen: Command, small: tuple, tmp_path: P
     assert_one_line(outcome, 1, "cannot write", "choose another folder")
 
 
+def interrupted(*arguments: object, **options: object) -> None:
+    raise KeyboardInterrupt
+
+
 def test_ctrl_c_says_how_to_go_on(
     simgen: Command, small: tuple, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def interrupted(*arguments: object, **options: object) -> None:
-        raise KeyboardInterrupt
-
     monkeypatch.setattr(Generator, "generate", interrupted)
     outcome = simgen(*small, "--out", tmp_path / "run")
     assert_one_line(outcome, 130, "interrupted", "--resume")
@@ -184,9 +185,6 @@ def test_ctrl_c_says_how_to_go_on(
 def test_ctrl_c_of_a_command_without_results_says_so(
     simgen: Command, ethanol: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def interrupted(*arguments: object, **options: object) -> None:
-        raise KeyboardInterrupt
-
     monkeypatch.setattr(relaxation, "relax", interrupted)
     outcome = simgen("relax", ethanol, "--out", tmp_path / "relaxed.sdf")
     assert_one_line(outcome, 130, "interrupted")

@@ -8,8 +8,7 @@ from typing import Annotated
 
 import typer
 
-from simgen.cli.progress import progress_bar
-from simgen.errors import InterruptedRunError
+from simgen.cli.progress import if_interrupted, progress_bar
 
 _HEADLINES = (
     "valid",
@@ -70,18 +69,15 @@ def evaluate(
                 err=True,
             )
     against = Reference.of(load_reference(reference))
-    try:
-        with progress_bar("judging", "molecules") as update:
-            scorecard = evaluate(
-                entries,
-                out,
-                against,
-                n_workers=workers or os.cpu_count() or 1,
-                timeout=timeout,
-                callback=update,
-            )
-    except KeyboardInterrupt:
-        raise InterruptedRunError("interrupted; nothing was written") from None
+    with if_interrupted("nothing was written"), progress_bar("judging", "molecules") as update:
+        scorecard = evaluate(
+            entries,
+            out,
+            against,
+            n_workers=workers or os.cpu_count() or 1,
+            timeout=timeout,
+            callback=update,
+        )
     typer.echo(f"{'attempts':38}{scorecard.n_attempts}")
     for name in _HEADLINES:
         figure = scorecard[name]

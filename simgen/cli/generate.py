@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 import typer
 
 from simgen.cli.priors import AUTO, PANEL, Scale, Shape, Solid, make_prior
-from simgen.cli.progress import Device, Model, progress_bar
-from simgen.errors import ConfigError, InputError, InterruptedRunError
+from simgen.cli.progress import Device, Model, if_interrupted, progress_bar
+from simgen.errors import ConfigError, InputError
 
 if TYPE_CHECKING:
     from rdkit import Chem
@@ -454,34 +454,32 @@ def generate(
     from simgen.generation import Generator
 
     generator = Generator.from_pretrained(model, device=device)
-    try:
-        with progress_bar("generating", "molecules") as update:
-            result = generator.generate(
-                count,
-                n_heavy_atoms,
-                prior=prior,
-                reference=reference,
-                elements=composition,
-                scaffold=grown,
-                host=around,
-                filters=Filters(tuple(forbid or ()), tuple(filter_ or ()), reject=not flag_only),
-                descriptor=descriptor.settings,
-                n_steps=steps,
-                n_particles=particles,
-                n_refinements=refinements,
-                n_repairs=repairs,
-                seed=seed,
-                batch_size=batch_size,
-                n_workers=workers or default_workers(generator.device),
-                out=out,
-                resume=resume,
-                trajectory=trajectory,
-                callback=update,
-            )
-    except KeyboardInterrupt:
-        raise InterruptedRunError(
-            f"interrupted; what is finished is in {out}, and --resume goes on"
-        ) from None
+    with (
+        if_interrupted(f"what is finished is in {out}, and --resume goes on"),
+        progress_bar("generating", "molecules") as update,
+    ):
+        result = generator.generate(
+            count,
+            n_heavy_atoms,
+            prior=prior,
+            reference=reference,
+            elements=composition,
+            scaffold=grown,
+            host=around,
+            filters=Filters(tuple(forbid or ()), tuple(filter_ or ()), reject=not flag_only),
+            descriptor=descriptor.settings,
+            n_steps=steps,
+            n_particles=particles,
+            n_refinements=refinements,
+            n_repairs=repairs,
+            seed=seed,
+            batch_size=batch_size,
+            n_workers=workers or default_workers(generator.device),
+            out=out,
+            resume=resume,
+            trajectory=trajectory,
+            callback=update,
+        )
     best = result.best
     if best is not None and result.config.n_heavy_atoms[0] < result.config.n_heavy_atoms[1]:
         typer.echo(f"best: {best.report.name}, {best.report.smiles}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -67,11 +67,14 @@ def progress_bar(label: str, unit: str) -> Iterator[Callable[[float, int], None]
 
 
 @contextmanager
-def resumable(out: Path) -> Iterator[None]:
-    """Say how to go on if the block is interrupted."""
+def if_interrupted(advice: str) -> Iterator[None]:
+    """Say what is left of the block's work, and how to go on, if the user interrupts it."""
     try:
         yield
     except KeyboardInterrupt:
-        raise InterruptedRunError(
-            f"interrupted; the same command goes on with what is in {out}"
-        ) from None
+        raise InterruptedRunError(f"interrupted; {advice}") from None
+
+
+def resumable(out: Path) -> AbstractContextManager[None]:
+    """Say that the same command goes on if the block is interrupted."""
+    return if_interrupted(f"the same command goes on with what is in {out}")

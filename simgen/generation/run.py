@@ -134,7 +134,6 @@ class Run:
             parts = themes(chosen, environments, len(chosen) if given else theme_size(high))
             kernel = SimilarityKernel(descriptor, environments, themes=parts)
             self.levels = noise_levels(config.n_steps).tolist()
-        self.n_themes = len(parts)
         self._goal_of_theme: dict[int, Tensor] = {}
         self.score = SimilarityScore(kernel, self._terms())
         chemistry = load_known()
@@ -192,10 +191,9 @@ class Run:
 
     def _goals(self, theme: Tensor) -> Tensor:
         """Mean energy at which a molecule of each of these themes counts as good."""
+        kernel = self.score.kernel
         for number in set(theme.tolist()) - self._goal_of_theme.keys():
-            energies = self.score.kernel.reference_energies(
-                self.levels[-1], number if self.n_themes else None
-            )
+            energies = kernel.reference_energies(self.levels[-1], number if kernel.themes else None)
             self._goal_of_theme[number] = energies.quantile(_GOAL)
         return torch.stack([self._goal_of_theme[number] for number in theme.tolist()])
 
@@ -340,7 +338,7 @@ class Run:
                 self.observer(progress)
 
         noise = Noise(self.config.seed, torch.tensor(chunk, device=self.device))
-        drawn = noise.uniform_per_molecule(Stream.THEME, 0) * max(1, self.n_themes)
+        drawn = noise.uniform_per_molecule(Stream.THEME, 0) * max(1, len(self.score.kernel.themes))
         theme = drawn.to(torch.int64)
         with self._timed("sampling"):
             palette = self.config.palette

@@ -238,13 +238,14 @@ class AtomPrior(ABC):
         """Draw positions (:meth:`Prior.sample`); spread evenly over a shape with landmarks."""
         molecules = torch.arange(len(counts), device=counts.device)
         molecule_idx = torch.repeat_interleave(molecules, counts)
-        uniform = noise.uniform(Stream.START_POINT, 0, molecule_idx)
         if len(self.landmarks()):
             # At equal distances along it: as many atoms as landmarks get one each.
             first = torch.cumsum(counts, 0) - counts
             place = torch.arange(len(molecule_idx), device=counts.device) - first[molecule_idx]
             offset = noise.uniform_per_molecule(Stream.START_POINT, 0)
             uniform = (place + offset[molecule_idx]) / counts[molecule_idx]
+        else:
+            uniform = noise.uniform(Stream.START_POINT, 0, molecule_idx)
         return self.place(uniform, spread * noise.normal(Stream.START, 0, molecule_idx))
 
 
