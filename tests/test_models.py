@@ -1,6 +1,7 @@
 import json
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -185,6 +186,25 @@ def test_presets_are_the_published_networks() -> None:
         assert {field: getattr(config, field) for field in fields} == fields
         assert (config.elements, config.n_channels) == (ELEMENTS, 7)
     assert not mace(ELEMENTS).beyond_mace
+
+
+def test_a_linear_readout_makes_a_map_of_the_products_superfluous() -> None:
+    mixed = make_model(CONFIGS["one_linear_layer"])
+    config = replace(mixed.config, product_mixed=False)
+    assert config.beyond_mace == ("product_mixed",)
+    weights = mixed.state_dict()
+    linear = weights.pop("layers.0.linear")[0] / math.sqrt(config.n_channels)
+    weights["readouts.0"] = linear @ weights["readouts.0"]
+    plain = make_model(config)
+    plain.load_state_dict(weights)
+    batch = physics.random_batch(ELEMENTS)
+    for one, other in zip(
+        mixed.energy_and_forces(batch), plain.energy_and_forces(batch), strict=True
+    ):
+        physics.assert_close(one, other, 1e-12)
+    # The features themselves are those that the map mixes.
+    mixed_by_hand = plain.node_invariants(batch) @ linear
+    physics.assert_close(mixed.node_invariants(batch), mixed_by_hand, 1e-12)
 
 
 TINY = {"n_channels": 4, "l_max": 1, "avg_n_neighbours": 4.0}

@@ -12,6 +12,7 @@ from simgen.descriptors.settings import NetworkInvariants
 from simgen.models import PRESETS, load_model
 from simgen.models.weights import PRETRAINED
 from simgen.molecules import MoleculeBatch
+from simgen.reference import load_reference
 
 NAMES = ("ace", "botnet", "nequip")
 
@@ -71,3 +72,16 @@ def test_the_descriptor_is_that_of_the_network(name: str) -> None:
     untrained = NetworkInvariants(name, n_layers=None, trained=False)
     other = untrained.build(untrained.network(field), batch)
     assert not torch.allclose(describe(batch), other(batch), atol=0.1)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_single_feature_is_all_that_tells_atoms_apart(name: str) -> None:
+    """Similarity in one number is none: many different atoms would look alike."""
+    reference = load_reference("organic")
+    batch = reference.select((9, 9), elements=(6, 7, 8)).heavy_atoms(
+        dtype=torch.float32, device=torch.device("cpu")
+    )
+    settings = NetworkInvariants(name, n_layers=None)
+    features = settings.build(load_model(name), batch)(batch)
+    variances = torch.linalg.svdvals(features - features.mean(0)).square()
+    assert variances[0] < 0.7 * variances.sum()

@@ -24,6 +24,7 @@ OF_MACE: dict[str, object] = {
     "radial_by_element": False,
     "parity": False,
     "product_by_element": True,
+    "product_mixed": True,
     "nonlinearity": "none",
     "residual_by_element": True,
     "readouts": "all",
@@ -78,6 +79,9 @@ class NetworkConfig:
     product_by_element : bool
         Whether the product basis has weights of its own for each element. Without them and with
         correlation 1 there is nothing left of it: the atomic basis is the message.
+    product_mixed : bool
+        Whether a linear map mixes the channels of the product basis. Where nothing but a linear
+        readout follows, it adds nothing to the energies, and training makes all features alike.
     nonlinearity : {"none", "gate"}
         What ends a layer: nothing, or an activation of the scalars and gates for the rest.
     n_layers : int
@@ -115,6 +119,7 @@ class NetworkConfig:
     n_channels: int = 96
     correlation: int = 3
     product_by_element: bool = True
+    product_mixed: bool = True
     nonlinearity: str = "none"
     n_layers: int = 2
     first_residual: bool = False

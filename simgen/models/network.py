@@ -275,9 +275,11 @@ class Layer(nn.Module):
                 l_max, wanted, config.correlation, n_weights, n_channels, generator
             )
             self.sources = [wanted.index(irrep) for irrep in updated]
-            self.linear = nn.Parameter(
-                torch.randn(len(updated), n_channels, n_channels, generator=generator)
-            )
+            self.is_mixed = config.product_mixed
+            if self.is_mixed:
+                self.linear = nn.Parameter(
+                    torch.randn(len(updated), n_channels, n_channels, generator=generator)
+                )
 
     def forward(self, features: Features, graph: _Graph) -> Features:
         """Return the new features."""
@@ -285,8 +287,10 @@ class Layer(nn.Module):
         out = self.interaction(features, graph, None if self.residual else skip)
         if self.has_product:
             products = self.product(torch.cat(out), graph.one_hot)
-            linear = self.linear * (1 / math.sqrt(self.linear.shape[-1]))
-            out = [products[k] @ weight for k, weight in zip(self.sources, linear, strict=True)]
+            out = [products[k] for k in self.sources]
+            if self.is_mixed:
+                linear = self.linear * (1 / math.sqrt(self.linear.shape[-1]))
+                out = [x @ weight for x, weight in zip(out, linear, strict=True)]
         if self.residual:
             for (k, place), weight in zip(self.kept, skip, strict=True):
                 out[k] = out[k] + graph.per_element(features[place], weight)

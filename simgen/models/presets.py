@@ -4,8 +4,8 @@ Each preset is a function that takes the elements, and whatever shall differ fro
 as fields of :class:`~simgen.models.NetworkConfig`. The number of channels is no part of what makes
 a network one of them, and by default small enough for a CPU.
 
-- ``ace``: one layer; many-body terms from the product basis; radial functions linear in their
-  basis, and of their own for each pair of elements.
+- ``ace``: one layer; many-body terms from the product basis, which the energy is linear in; radial
+  functions linear in their basis, and of their own for each pair of elements.
 - ``botnet``: layers of two-body messages without any nonlinearity but that of the last readout.
 - ``nequip``: layers of two-body messages in both parities, gates between them, a single readout.
 - ``mace``: two layers of many-body messages from the product basis.
@@ -41,6 +41,7 @@ def ace(elements: Sequence[int], **changes: Any) -> NetworkConfig:
         "radial_basis": "chebyshev",
         "radial_widths": (),
         "radial_by_element": True,
+        "product_mixed": False,
         "readout_width": 0,
     }
     return NetworkConfig(tuple(elements), **preset | changes)
