@@ -10,7 +10,7 @@ from simgen.filters import Filters
 from simgen.generation import GenerationConfig
 from simgen.generation.critic import Critic
 from simgen.generation.finish import Finisher
-from simgen.generation.run import Run
+from simgen.generation.maker import Maker
 from simgen.known import collect, load_known
 from simgen.models import ForceField, NetworkConfig
 from simgen.molecules import MoleculeBatch
@@ -29,6 +29,7 @@ def critic(*reference: str, filters: Filters | None = None) -> Critic:
         load_known() | collect(conformer(smiles) for smiles in reference),
         dtype=torch.float64,
         device=torch.device("cpu"),
+        timings={},
     )
     return Critic(
         finisher, lambda b: [(p.atomic_numbers.numpy(), p.positions.numpy()) for p in b.split()]
@@ -101,18 +102,18 @@ def test_the_bonds_of_a_scaffold_are_known(model: ForceField) -> None:
     scaffold = Scaffold.from_mol(conformer("c1ccccc1"))
     config = GenerationConfig(1, (2, 2), scaffold=scaffold)
     reference = ReferenceSet("some", load_reference("organic").molecules[:12])
-    run = Run(model, config, reference)
+    maker = Maker(model, config, reference, reference)
     numbers, positions = heavy("c1ccccc1")
     batch = MoleculeBatch.from_arrays(
         [([*numbers, 6, 8], [*positions, [20.0, 0.0, 0.0], [21.4, 0.0, 0.0]])]
     )
     fixed = torch.tensor([True] * 6 + [False] * 2)
-    faulty, _ = run.critic(batch.replace(fixed=fixed))
+    faulty, _ = maker.critic(batch.replace(fixed=fixed))
     assert faulty.all()  # two pieces
     outwards = np.array(positions[0]) / np.linalg.norm(positions[0])
     whole = batch.positions.clone()
     whole[6:] = torch.tensor(positions[0] + np.array([[1.5], [2.9]]) * outwards)
-    faulty, _ = run.critic(batch.replace(fixed=fixed, positions=whole))
+    faulty, _ = maker.critic(batch.replace(fixed=fixed, positions=whole))
     assert not faulty.all()
 
 

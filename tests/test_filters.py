@@ -11,7 +11,7 @@ from simgen.errors import ConfigError
 from simgen.filters import CATALOGS, Filters
 from simgen.finishing.status import Status
 from simgen.generation import GenerationResult, Generator
-from simgen.generation import run as run_module
+from simgen.generation import maker as maker_module
 from simgen.models import ForceField, NetworkConfig
 from simgen.molecules import MoleculeBatch
 from simgen.reference import ReferenceSet, load_reference
@@ -78,7 +78,7 @@ def test_rejected_molecules_are_kept_and_counted(
         chosen = [skeletons[k] for k in noise.sample_idx.tolist()]
         return Samples(MoleculeBatch.from_arrays(chosen), torch.ones(len(chosen), dtype=torch.bool))
 
-    monkeypatch.setattr(run_module, "evolve", sample)
+    monkeypatch.setattr(maker_module, "evolve", sample)
     config = NetworkConfig(elements=(1, 6, 7, 8, 9, 16, 17), n_channels=4, l_max=1)
     reference = ReferenceSet("some", load_reference("organic").molecules[:4])
     result: GenerationResult = Generator(ForceField(config, scale=0.0)).generate(

@@ -28,6 +28,7 @@ from simgen.generation import (
     model_digest,
 )
 from simgen.generation import finish as finish_module
+from simgen.generation import maker as maker_module
 from simgen.generation import run as run_module
 from simgen.io import read_molecules
 from simgen.models import ForceField, FrozenForceField, NetworkConfig
@@ -365,7 +366,7 @@ def test_a_chunk_that_is_too_large_is_cut(run: Run, monkeypatch: pytest.MonkeyPa
             raise torch.OutOfMemoryError
         return evolve(score, batch, *arguments, **options)
 
-    monkeypatch.setattr(run_module, "evolve", scarce)
+    monkeypatch.setattr(maker_module, "evolve", scarce)
     assert_same(run(), whole)
     assert sizes == [5, 2, 2, 1]
 
@@ -376,7 +377,7 @@ def test_one_molecule_that_is_too_large_is_an_error(
     def scarce(*arguments, **options):
         raise torch.OutOfMemoryError
 
-    monkeypatch.setattr(run_module, "evolve", scarce)
+    monkeypatch.setattr(maker_module, "evolve", scarce)
     with pytest.raises(DeviceError, match="not enough memory on cpu for one molecule"):
         run()
 
@@ -389,7 +390,7 @@ def test_chunks_fit_the_memory(run: Run, monkeypatch: pytest.MonkeyPatch) -> Non
         sizes.append(len(batch))
         return evolve(score, batch, *arguments, **options)
 
-    monkeypatch.setattr(run_module, "evolve", watched)
+    monkeypatch.setattr(maker_module, "evolve", watched)
     monkeypatch.setattr(run_module, "memory_budget", lambda device: 0)
     assert_same(run(batch_size=4), whole)
     assert sizes == [1] * 5
@@ -438,7 +439,7 @@ def real(monkeypatch: pytest.MonkeyPatch, reference: ReferenceSet) -> list[str]:
         batch = MoleculeBatch.from_arrays([skeletons[k] for k in indices])
         return Samples(batch, torch.tensor([k != 5 for k in indices]))
 
-    monkeypatch.setattr(run_module, "evolve", sample)
+    monkeypatch.setattr(maker_module, "evolve", sample)
     return [molecule_key(m.mol) for m in chosen]
 
 
@@ -480,7 +481,7 @@ def test_a_molecule_smaller_than_asked_for_is_incomplete(
     def sample(*arguments, **options):
         return Samples(MoleculeBatch.from_arrays([skeleton]), torch.tensor([True]))
 
-    monkeypatch.setattr(run_module, "evolve", sample)
+    monkeypatch.setattr(maker_module, "evolve", sample)
     result = run(1, n_repairs=0)
     assert result.reports[0].status is Status.INCOMPLETE
     assert result.reports[0].detail == "1 of 3 heavy atoms lay apart"

@@ -12,7 +12,7 @@ from rdkit import Chem
 from simgen.errors import InputError, LoadError
 from simgen.finishing.status import Status
 from simgen.generation import Generator
-from simgen.generation import run as run_module
+from simgen.generation import maker as maker_module
 from simgen.host import CAVITY_RADIUS, CLASH, CONTACT, WALL, Host
 from simgen.models import ForceField, NetworkConfig
 from simgen.molecules import MoleculeBatch
@@ -197,7 +197,7 @@ def test_a_clash_is_a_status(
     def sample(*arguments, **options) -> Samples:
         return Samples(MoleculeBatch.from_arrays([ethane]), torch.tensor([True]))
 
-    monkeypatch.setattr(run_module, "evolve", sample)
+    monkeypatch.setattr(maker_module, "evolve", sample)
     monkeypatch.setattr("simgen.host.WALL", 0.0)
     for distance, status in ((2.3, Status.HOST_CLASH), (9.0, Status.OK)):
         host = Host(np.array([8]), np.array([[1.52 + distance, 0.0, 0.0]]))

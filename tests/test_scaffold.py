@@ -16,7 +16,7 @@ from simgen.composition import Composition
 from simgen.errors import ConfigError, InputError
 from simgen.finishing.status import Status
 from simgen.generation import Attempt, Generator
-from simgen.generation import run as run_module
+from simgen.generation import maker as maker_module
 from simgen.io import write_sdf
 from simgen.models import ForceField, NetworkConfig
 from simgen.molecules import MoleculeBatch
@@ -56,7 +56,7 @@ def assemble(
             moved = batch.replace(atomic_numbers=numbers, positions=positions)
             return Samples(moved, torch.tensor([True]))
 
-        monkeypatch.setattr(run_module, "evolve", sample)
+        monkeypatch.setattr(maker_module, "evolve", sample)
         result = generator.generate(
             1, len(atoms), scaffold=scaffold, reference=reference, seed=0,
             n_steps=4, n_particles=1, n_refinements=0, n_repairs=0, **wishes,

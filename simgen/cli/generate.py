@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
@@ -12,6 +13,7 @@ import typer
 from simgen.cli.priors import AUTO, PANEL, Scale, Shape, Solid, make_prior
 from simgen.cli.progress import Device, Model, if_interrupted, progress_bar
 from simgen.errors import ConfigError, InputError
+from simgen.processes import prepare_workers
 
 if TYPE_CHECKING:
     from rdkit import Chem
@@ -437,6 +439,8 @@ def generate(
         raise InputError(f"expected --density with --heavy-atoms auto only, got {heavy_atoms}")
     if host is None and host_partners:
         raise InputError("expected a --host with --host-partners, got none")
+    if min(count, workers or os.cpu_count() or 1) > 1 and not device.startswith("cuda"):
+        prepare_workers()  # they import what they need while this process does
     composition = _composition(elements, formula, at_least, at_most, charge, formal_charges)
     grown = _scaffold(scaffold, link or [], core, grow_at, reference)
     from simgen.filters import Filters

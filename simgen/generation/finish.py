@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -20,6 +18,7 @@ from simgen.finishing.hydrogens import add_hydrogens
 from simgen.finishing.relaxation import relax
 from simgen.generation.config import GenerationConfig
 from simgen.generation.result import Attempt, attempt_name, attempt_of_mol
+from simgen.generation.timing import timed
 from simgen.host import CLASH
 from simgen.known import KnownChemistry
 from simgen.molecules import MoleculeBatch
@@ -80,8 +79,10 @@ class Finisher:
         Reference molecules whose bonds are known: reports say which attempts are among them.
     chemistry : KnownChemistry
         Surroundings and ring systems that molecules may have.
-    dtype, device : optional
+    dtype, device
         Of the positions that the force field gets.
+    timings : dict of str to float
+        Seconds of each stage, to be added to.
     """
 
     def __init__(
@@ -93,6 +94,7 @@ class Finisher:
         *,
         dtype: torch.dtype,
         device: torch.device,
+        timings: dict[str, float],
     ) -> None:
         self.config = config
         self.scaffold = config.scaffold
@@ -103,7 +105,7 @@ class Finisher:
         self.chemistry = chemistry
         self.dtype = dtype
         self.device = device
-        self.timings: dict[str, float] = {}
+        self.timings = timings
 
     @cached_property
     def known(self) -> frozenset[str] | None:
@@ -115,7 +117,7 @@ class Finisher:
 
     def finish(self, skeletons: Sequence[Skeleton]) -> list[Attempt]:
         """Bonds, hydrogens, relaxation and checks."""
-        with self._timed("bonds and hydrogens"):
+        with timed(self.timings, "bonds and hydrogens"):
             assignments = [
                 self.assign_bonds(skeleton.atomic_numbers, skeleton.positions)
                 if skeleton.finite
@@ -130,7 +132,7 @@ class Finisher:
             for mol in mols.values():
                 if has_tight_contacts(mol):
                     self._minimise_classically(mol)
-        with self._timed("relaxation"):
+        with timed(self.timings, "relaxation"):
             relaxed = dict(zip(mols, self._relax(list(mols.values())), strict=True))
             # A field can have holes where atoms are too close, the protons of hydrogen bonds above
             # all. What fell into one begins again from where a classical field, which has none,
@@ -144,7 +146,7 @@ class Finisher:
                 classical = _Relaxed(mols[place], energy=None, finite=True, converged=True)
                 best = next((r for r in (result, classical) if _is_sound(r)), relaxed[place])
                 relaxed[place] = best
-        with self._timed("validation"):
+        with timed(self.timings, "validation"):
             return [
                 self._judge(skeleton, assignment, relaxed.get(place))
                 for place, (skeleton, assignment) in enumerate(
@@ -284,12 +286,6 @@ class Finisher:
             if alerts and config.filters.reject:
                 return replace(report, status=Status.REJECTED, detail=alerts[0])
         return report
-
-    @contextmanager
-    def _timed(self, stage: str) -> Iterator[None]:
-        start = time.perf_counter()
-        yield
-        self.timings[stage] = self.timings.get(stage, 0.0) + time.perf_counter() - start
 
 
 def _is_sound(relaxed: _Relaxed) -> bool:

@@ -85,19 +85,20 @@ class RunFolder:
                 f"cannot write {self.journal}: {error.strerror}; free some space, then --resume"
             ) from None
 
-    def write_trajectories(self, chunk: Sequence[int], frames: Sequence[Progress]) -> None:
-        """Write the path of each attempt of a chunk to a file of its own."""
-        paths = [frame.molecules.to("cpu", torch.float64).split() for frame in frames]
-        for place, index in enumerate(chunk):
-            atoms = [
-                ase.Atoms(
-                    path[place].atomic_numbers.numpy(),
-                    path[place].positions.numpy(),
-                    info={"step": frame.step, "sigma": frame.sigma},
-                )
-                for frame, path in zip(frames, paths, strict=True)
-            ]
-            io.write_xyz(self.path / "trajectories" / f"{attempt_name(index)}.xyz", atoms)
+
+def write_trajectories(folder: Path, chunk: Sequence[int], frames: Sequence[Progress]) -> None:
+    """Write the path of each attempt of a chunk to a file of its own in a folder."""
+    paths = [frame.molecules.to("cpu", torch.float64).split() for frame in frames]
+    for place, index in enumerate(chunk):
+        atoms = [
+            ase.Atoms(
+                path[place].atomic_numbers.numpy(),
+                path[place].positions.numpy(),
+                info={"step": frame.step, "sigma": frame.sigma},
+            )
+            for frame, path in zip(frames, paths, strict=True)
+        ]
+        io.write_xyz(folder / f"{attempt_name(index)}.xyz", atoms)
 
 
 def read_attempts(folder: Path) -> tuple[dict[str, Any], dict[int, Attempt]]:

@@ -1,33 +1,26 @@
-"""One run: attempts are computed in chunks, in this process or in several, and saved."""
+"""One run: attempts are made in chunks, in this process or in several, and saved."""
 
 from __future__ import annotations
 
 import signal
-import time
-from collections.abc import Callable, Generator, Iterator, Mapping
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Callable, Generator, Mapping
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from contextlib import closing, suppress
 from dataclasses import replace
-from functools import cached_property
-from multiprocessing import get_context
-from pathlib import Path
+from functools import cached_property, partial
+from multiprocessing.queues import SimpleQueue
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-from simgen.cohesion import Cohesion
-from simgen.density import LogDensity, Repulsion, SimilarityKernel, SimilarityScore
-from simgen.devices import keep_freed_memory, memory_budget, one_thread
+from simgen.devices import keep_freed_memory, memory_budget
 from simgen.elements import SYMBOLS
 from simgen.errors import DeviceError, InputError, SimgenError
-from simgen.evolution import EvolutionSettings, evolve
 from simgen.generation.config import GenerationConfig
-from simgen.generation.critic import Critic, HeavyAtoms
-from simgen.generation.finish import Finisher, Skeleton
 from simgen.generation.journal import RunFolder
+from simgen.generation.maker import Maker, frame_atoms
 from simgen.generation.provenance import model_digest, versions
 from simgen.generation.result import (
     Attempt,
@@ -35,15 +28,12 @@ from simgen.generation.result import (
     attempt_from_json,
     attempt_to_json,
 )
-from simgen.known import collect, load_known
-from simgen.landmarks import Landmarks
-from simgen.models import Evaluator, ForceField, evaluator
-from simgen.molecules import MoleculeBatch
+from simgen.generation.timing import timed
+from simgen.models import ForceField
 from simgen.noise import Noise, Stream
-from simgen.reference import ReferenceSet, list_references, theme_size, themes
-from simgen.refinement import RefinementSettings, RepairSettings, refine, repair
-from simgen.sampling import Callback, Progress, Samples, start_molecules
-from simgen.schedules import noise_levels
+from simgen.processes import worker_context
+from simgen.reference import ReferenceSet
+from simgen.sampling import Callback
 from simgen.validation import mark_duplicates
 
 _MAX_CHUNK = {"cpu": 64, "cuda": 1024}
@@ -55,17 +45,11 @@ _ATOMS_PER_HEAVY_ATOM = 2.5
 _COPIES = 4
 """How often the features of an edge are held at a time while forces are computed."""
 
-_GOAL = 0.75
-"""Quantile of the energies of real atoms at which a molecule's mean energy counts as good."""
-
-_ANGSTROM_PER_ATOM = 1.5
-"""Length that an atom adds to a chain, at most."""
-
 _WORKER_CHUNK = 4
-"""Attempts that a worker process computes at a time."""
+"""Attempts that a worker process makes at a time."""
 
-_SAMPLING_SHARE = 0.5
-"""Share of the time of a chunk that the first pass of sampling takes, for the progress report."""
+_REPORT_EVERY = 0.2
+"""Seconds between looks at what worker processes report."""
 
 
 class Run:
@@ -87,6 +71,11 @@ class Run:
         Told how many attempts are done.
     observer : callable, optional
         Shown the molecules while they are sampled.
+
+    Raises
+    ------
+    InputError
+        If a network lacks an element, or no reference molecule suits.
     """
 
     def __init__(
@@ -101,55 +90,31 @@ class Run:
         observer: Callback | None = None,
     ) -> None:
         self.config = config
-        self.reference = reference
         self.model = model
         self.device = model.embedding.device
-        self.dtype = model.embedding.dtype
         self.folder = folder
-        self.trajectory = trajectory
         self.callback = callback
         self.observer = observer
-        self.frame = _frame(config)
         self.timings: dict[str, float] = {}
-        frame_elements = {int(z) for z in self.frame[0]}
-        heavy = {*config.composition.atomic_numbers, *frame_elements}
+        frame, _ = frame_atoms(config)
+        self.n_frame_atoms = len(frame)
+        heavy = {*config.composition.atomic_numbers, *(int(z) for z in frame)}
         _check_elements(f"force field {config.model}", model, {1, *heavy})
         network = config.descriptor.network(model)
         described = set(model.elements)
         if network is not None:
             _check_elements("network of the descriptor", network, heavy)
             described &= set(network.elements)
-        with_bonds = [m.mol for m in reference.molecules if m.mol is not None]
-        with self._timed("reference"):
+        with timed(self.timings, "reference"):
             n_given = config.n_given
             low, high = config.n_heavy_atoms
             chosen = reference.select(
                 (n_given + low, n_given + high), elements=sorted(described), wanted=sorted(heavy)
             )
-            compared = chosen.heavy_atoms(dtype=self.dtype, device=self.device)
-            descriptor = config.descriptor.build(network, compared)
-            environments = chosen.environments(descriptor, dtype=self.dtype, device=self.device)
-            # What grows from given atoms is to suit them, and not a theme.
-            given = config.scaffold is not None or config.host is not None
-            parts = themes(chosen, environments, len(chosen) if given else theme_size(high))
-            kernel = SimilarityKernel(descriptor, environments, themes=parts)
-            self.levels = noise_levels(config.n_steps).tolist()
-        self._goal_of_theme: dict[int, Tensor] = {}
-        self.score = SimilarityScore(kernel, self._terms())
-        chemistry = load_known()
-        if reference.name not in list_references():  # shipped ones are parts of what is known
-            chemistry |= collect(with_bonds)
-        self.finisher = Finisher(
-            config,
-            self._energy_and_forces,
-            with_bonds,
-            chemistry,
-            dtype=self.dtype,
-            device=self.device,
+        trajectories = folder.path / "trajectories" if folder is not None and trajectory else None
+        self._make_maker = partial(
+            Maker, model, config, reference, chosen, trajectories=trajectories
         )
-        self.critic = Critic(self.finisher, self._own_atoms)
-        # One clock for all stages.
-        self.finisher.timings = self.timings
         self.provenance: dict[str, Any] = {
             "model": {"name": config.model, "sha256": model_digest(model)},
             # Without a network, its settings are all that a descriptor is.
@@ -159,61 +124,15 @@ class Run:
                 "sha256": reference.digest,
                 "n_molecules": len(reference),
                 "n_molecules_used": len(chosen),
-                "n_environments": len(environments.features),
+                "n_environments": sum(int(m.kept.sum()) for m in chosen.molecules),
                 "skipped": list(chosen.skipped),
             },
             "device": str(self.device),
             "versions": versions(),
         }
 
-    @property
-    def surroundings(self) -> range:
-        """Places of the atoms of a host in each molecule of a batch."""
-        return range(self.config.n_given, len(self.frame[0]))
-
-    @property
-    def loops(self) -> list[Tensor]:
-        """Closed curves of the prior that the atoms suffice to go round."""
-        n_atoms = self.config.n_given + self.config.n_heavy_atoms[0]
-        return [
-            loop
-            for loop in self.config.prior.loops()
-            if float((loop - loop.roll(1, 0)).norm(dim=1).sum()) <= _ANGSTROM_PER_ATOM * n_atoms
-        ]
-
-    @cached_property
-    def _field(self) -> Evaluator:
-        return evaluator(self.model)
-
-    def _energy_and_forces(self, batch: MoleculeBatch) -> tuple[Tensor, Tensor]:
-        """The force field, which is only made ready once molecules relax."""
-        return self._field.energy_and_forces(batch)
-
-    def _goals(self, theme: Tensor) -> Tensor:
-        """Mean energy at which a molecule of each of these themes counts as good."""
-        kernel = self.score.kernel
-        for number in set(theme.tolist()) - self._goal_of_theme.keys():
-            energies = kernel.reference_energies(self.levels[-1], number if kernel.themes else None)
-            self._goal_of_theme[number] = energies.quantile(_GOAL)
-        return torch.stack([self._goal_of_theme[number] for number in theme.tolist()])
-
-    def _terms(self) -> list[LogDensity]:
-        """What draws and pushes atoms beside the similarity to the reference."""
-        scaffold, host = self.config.scaffold, self.config.host
-        closed = () if scaffold is None else scaffold.closed
-        cohesion = Cohesion(closed=(*closed, *self.surroundings), loops=self.loops)
-        terms: list[LogDensity] = [Repulsion(), cohesion, self.config.prior]
-        landmarks = self.config.prior.landmarks()
-        if len(landmarks):
-            terms.append(Landmarks(landmarks))
-        if scaffold is not None:
-            terms.append(scaffold.obstacles())
-        if host is not None:
-            terms.append(host.obstacles())
-        return terms
-
     def finish(self, batch_size: int | None, n_workers: int) -> GenerationResult:
-        """Compute what is missing and return all attempts."""
+        """Make what is missing and return all attempts."""
         attempts: dict[int, Attempt] = {}
         if self.folder is not None:
             identity = {
@@ -251,13 +170,15 @@ class Run:
         return result
 
     def _one_by_one(self, missing: list[int], limit: int | None) -> Generator[list[Attempt]]:
-        """Compute attempts in this process, chunk by chunk."""
+        """Make attempts in this process, chunk by chunk."""
         sizes = self._sizes()
+        maker = self._make_maker(observer=self.observer)
         while missing:
             chunk = missing[: self._chunk_size(sizes[missing], limit)]
             n_done = self.config.n_molecules - len(missing)
             try:
-                finished = self.compute(chunk, sizes[chunk], n_done)
+                callback = partial(self._report_share, n_done, len(chunk))
+                finished = maker.make(chunk, sizes[chunk], callback)
             except torch.OutOfMemoryError:
                 if len(chunk) == 1:
                     raise DeviceError(
@@ -267,35 +188,46 @@ class Run:
                 limit = len(chunk) // 2
                 continue
             missing = missing[len(chunk) :]
+            self._add_timings(maker.timings)
             yield finished
 
     def _in_parallel(
         self, missing: list[int], batch_size: int | None, n_workers: int
     ) -> Generator[list[Attempt]]:
-        """Compute attempts in processes of one thread each, chunk by chunk as they finish.
+        """Make attempts in processes of one thread each, chunk by chunk as they finish.
 
         Networks as small as ours spend much of their time between operations, where threads
         cannot help.
         """
         sizes = self._sizes()
         size = min(batch_size or _WORKER_CHUNK, -(-len(missing) // n_workers))
-        path = self.folder.path if self.folder is not None and self.trajectory else None
+        chunks = [missing[i : i + size] for i in range(0, len(missing), size)]
+        context = worker_context()
+        shares: SimpleQueue[tuple[int, float]] = context.SimpleQueue()
         pool = ProcessPoolExecutor(
             n_workers,
-            mp_context=get_context("spawn"),
+            mp_context=context,
             initializer=_start_worker,
-            initargs=(self.model, self.config, self.reference, path),
+            initargs=(self._make_maker, shares),
         )
         try:
-            futures = [
-                pool.submit(_compute_in_worker, missing[i : i + size], sizes[missing[i : i + size]])
-                for i in range(0, len(missing), size)
-            ]
-            for future in as_completed(futures):
-                attempts, timings = future.result()
-                for stage, seconds in timings.items():
-                    self.timings[stage] = self.timings.get(stage, 0.0) + seconds
-                yield [attempt_from_json(values) for values in attempts]
+            futures = {pool.submit(_make_in_worker, c, sizes[c]): c for c in chunks}
+            begun: dict[int, float] = {}
+            n_done = self.config.n_molecules - len(missing)
+            while futures:
+                done, _ = wait(futures, timeout=_REPORT_EVERY, return_when=FIRST_COMPLETED)
+                while not shares.empty():
+                    first, share = shares.get()
+                    begun[first] = share
+                for future in done:
+                    chunk = futures.pop(future)
+                    n_done += len(chunk)
+                    attempts, timings = future.result()
+                    self._add_timings(timings)
+                    yield [attempt_from_json(values) for values in attempts]
+                running = sum(len(c) * begun.get(c[0], 0.0) for c in futures.values())
+                if begun:
+                    self._report(n_done + running)
         finally:
             # Not that of the context manager, which waits for what has not begun as well.
             pool.shutdown(cancel_futures=True)
@@ -310,119 +242,22 @@ class Run:
     def _chunk_size(self, sizes: NDArray[np.int64], limit: int | None) -> int:
         """How many of the next attempts, of these sizes, fit into memory together."""
         network = self.model.config
-        n_pairs = (_ATOMS_PER_HEAVY_ATOM * (sizes + len(self.frame[0]))) ** 2
+        n_pairs = (_ATOMS_PER_HEAVY_ATOM * (sizes + self.n_frame_atoms)) ** 2
         n_values = network.n_layers * network.n_channels * (network.l_max + 1) ** 2
-        itemsize = torch.finfo(self.dtype).bits // 8
+        itemsize = self.model.embedding.itemsize
         n_bytes = np.cumsum(n_pairs * n_values * itemsize * _COPIES)
         fitting = int(np.searchsorted(n_bytes, memory_budget(self.device), side="right"))
         most = _MAX_CHUNK[self.device.type]
         return max(1, min(fitting, most if limit is None else limit))
 
-    def compute(self, chunk: list[int], sizes: NDArray[np.int64], n_done: int) -> list[Attempt]:
-        """Carry out the attempts of a chunk together.
+    def _add_timings(self, timings: dict[str, float]) -> None:
+        """Add the seconds that each stage took since this was last done."""
+        for stage, seconds in timings.items():
+            self.timings[stage] = self.timings.get(stage, 0.0) + seconds
+        timings.clear()
 
-        On a CPU by one thread, however many there are: how matrix products round depends on it.
-        """
-        with one_thread():
-            return self._compute(chunk, sizes, n_done)
-
-    def _compute(self, chunk: list[int], sizes: NDArray[np.int64], n_done: int) -> list[Attempt]:
-        frames: list[Progress] = []
-
-        def on_progress(progress: Progress) -> None:
-            share = _SAMPLING_SHARE * progress.step / (len(self.levels) - 1)
-            self._report(n_done + share * len(chunk))
-            if self.trajectory:
-                frames.append(progress)
-            if self.observer is not None:
-                self.observer(progress)
-
-        noise = Noise(self.config.seed, torch.tensor(chunk, device=self.device))
-        drawn = noise.uniform_per_molecule(Stream.THEME, 0) * max(1, len(self.score.kernel.themes))
-        theme = drawn.to(torch.int64)
-        with self._timed("sampling"):
-            palette = self.config.palette
-            start = start_molecules(
-                self.config.prior,
-                [palette.start(int(size)) for size in sizes],
-                noise,
-                frame=self.frame,
-                dtype=self.dtype,
-            ).replace(theme=theme)
-            settings = EvolutionSettings(n_particles=self.config.n_particles, palette=palette)
-            samples = evolve(
-                self.score, start, self.levels, noise=noise, settings=settings, callback=on_progress
-            )
-        with self._timed("reference"):
-            goals = self._goals(theme)
-        with self._timed("refinement"):
-            samples = refine(
-                self.score,
-                samples,
-                self.levels,
-                goals,
-                noise=noise,
-                settings=RefinementSettings(n_rounds=self.config.n_refinements),
-                evolution=settings,
-                surroundings=self.surroundings,
-                loops=self.loops,
-                callback=self.observer,
-            )
-        with self._timed("repair"):
-            samples = repair(
-                self.score,
-                samples,
-                self.levels,
-                self.critic,
-                noise=noise,
-                settings=RepairSettings(n_rounds=self.config.n_repairs),
-                first_step=(self.config.n_refinements + 1) * len(self.levels),
-                evolution=settings,
-                surroundings=self.surroundings,
-                loops=self.loops,
-                callback=self.observer,
-            )
-            skeletons = self._skeletons(chunk, samples, self.levels[-1])
-        if self.folder is not None and frames:
-            self.folder.write_trajectories(chunk, frames)
-        return self.finisher.finish(skeletons)
-
-    def _skeletons(self, chunk: list[int], samples: Samples, sigma: float) -> list[Skeleton]:
-        """Take the samples of a chunk apart."""
-        batch = samples.molecules
-        # How well the new atoms fit: those of a scaffold are what they are.
-        placed = (~batch.fixed).to(self.dtype)
-        log_k = -self.score.atom_energies(batch, sigma) * placed
-        mean = batch.sum_per_molecule(log_k) / batch.sum_per_molecule(placed)
-        return [
-            Skeleton(index, numbers, positions, finite, similarity if finite else None)
-            for index, (numbers, positions), finite, similarity in zip(
-                chunk,
-                self._own_atoms(batch),
-                samples.finite.tolist(),
-                mean.tolist(),
-                strict=True,
-            )
-        ]
-
-    def _own_atoms(self, batch: MoleculeBatch) -> list[HeavyAtoms]:
-        """Elements and positions of the heavy atoms of each molecule, those of a host left out."""
-        scaffold = self.config.scaffold
-        atoms = []
-        for part in batch.to("cpu", torch.float64).split():
-            kept = np.ones(part.n_atoms, dtype=bool)
-            kept[list(self.surroundings)] = False
-            positions = part.positions.numpy()[kept]
-            if scaffold is not None:
-                positions[: self.config.n_given] = scaffold.positions
-            atoms.append((part.atomic_numbers.numpy()[kept], positions))
-        return atoms
-
-    @contextmanager
-    def _timed(self, stage: str) -> Iterator[None]:
-        start = time.perf_counter()
-        yield
-        self.timings[stage] = self.timings.get(stage, 0.0) + time.perf_counter() - start
+    def _report_share(self, n_done: int, n_in_chunk: int, share: float) -> None:
+        self._report(n_done + share * n_in_chunk)
 
     def _report(self, n_done: float) -> None:
         if self.callback is not None:
@@ -444,38 +279,40 @@ def _check_elements(name: str, network: ForceField, needed: set[int]) -> None:
         )
 
 
-def _frame(config: GenerationConfig) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Elements and positions of the fixed atoms: those of a scaffold, then those of a host."""
-    numbers, positions = [np.zeros(0, dtype=np.int64)], [np.zeros((0, 3))]
-    if config.scaffold is not None:
-        numbers.append(config.scaffold.atomic_numbers)
-        positions.append(config.scaffold.positions)
-    if config.host is not None and config.host.partners:
-        near = config.host.near(config.prior.outline().numpy())
-        numbers.append(config.host.atomic_numbers[near])
-        positions.append(config.host.positions[near])
-    return np.concatenate(numbers), np.concatenate(positions)
+class _Worker:
+    """A process that makes attempts; ready once the first are asked for."""
+
+    def __init__(
+        self, make_maker: Callable[[], Maker], shares: SimpleQueue[tuple[int, float]]
+    ) -> None:
+        self._make_maker = make_maker
+        self.shares = shares
+
+    @cached_property
+    def maker(self) -> Maker:
+        # Not when the process starts: whatever goes wrong then reaches nobody.
+        return self._make_maker()
 
 
-_worker: Run
-"""The run that a worker process contributes to."""
+_worker: _Worker
+"""What this process is, if it is a worker."""
 
 
-def _start_worker(
-    model: ForceField, config: GenerationConfig, reference: ReferenceSet, path: Path | None
-) -> None:
-    """Prepare a worker process; ``path`` is where trajectories go, if they are wanted."""
+def _start_worker(make_maker: Callable[[], Maker], shares: SimpleQueue[tuple[int, float]]) -> None:
+    """Prepare a worker process, which puts the first attempt of a chunk and what is done there."""
     global _worker
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent process decides what happens
     keep_freed_memory()
-    folder = None if path is None else RunFolder(path, resume=True)
-    _worker = Run(model, config, reference, folder, trajectory=path is not None)
+    torch.set_num_threads(1)
+    _worker = _Worker(make_maker, shares)
 
 
-def _compute_in_worker(
+def _make_in_worker(
     chunk: list[int], sizes: NDArray[np.int64]
 ) -> tuple[list[dict[str, Any]], dict[str, float]]:
-    """Carry out attempts in a worker process; returns them as JSON holds them, and the timings."""
-    _worker.timings.clear()
-    attempts = [attempt_to_json(a) for a in _worker.compute(chunk, sizes, n_done=0)]
-    return attempts, dict(_worker.timings)
+    """Make attempts in a worker process; returns them as JSON holds them, and the timings."""
+    maker = _worker.maker
+    attempts = maker.make(chunk, sizes, lambda share: _worker.shares.put((chunk[0], share)))
+    timings = dict(maker.timings)
+    maker.timings.clear()
+    return [attempt_to_json(attempt) for attempt in attempts], timings
