@@ -6,9 +6,12 @@ This module imports nothing heavy, so that a command can have them prepared befo
 from __future__ import annotations
 
 import multiprocessing
+import os
 import signal
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from multiprocessing import forkserver
 from multiprocessing.context import BaseContext
 
@@ -18,28 +21,33 @@ _PRELOADED = ["simgen.generation.maker"]
 def worker_context() -> BaseContext:
     """Return how to start processes.
 
-    On Linux they are copies of a server process that has imported all they need, once for all of
-    them; elsewhere each begins anew, since copies of processes are not safe there.
+    On Linux they are copies of a server process that imports all they need, once for all of them.
+    It begins to do so now, and ends with this process. Elsewhere each worker begins anew, since
+    copies of processes are not safe there.
     """
     if sys.platform != "linux":
         return multiprocessing.get_context("spawn")
     multiprocessing.set_forkserver_preload(_PRELOADED)
+    with _inherited():
+        forkserver.ensure_running()
     return multiprocessing.get_context("forkserver")
 
 
-def prepare_workers() -> None:
-    """Let the server process import what workers need while this one goes on; where there is one.
-
-    It ends with this process.
-    """
-    if worker_context().get_start_method() != "forkserver":
-        return
-    if threading.current_thread() is not threading.main_thread():
-        forkserver.ensure_running()
-        return
-    # It inherits what is ignored: Ctrl-C is for this process to deal with.
-    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+@contextmanager
+def _inherited() -> Iterator[None]:
+    """Environment and signals as the server is to inherit them."""
+    # A process with threads must not be copied, and numpy begins some as it is imported.
+    name = "OPENBLAS_NUM_THREADS"
+    before = os.environ.get(name)
+    os.environ[name] = "1"
+    # Ctrl-C is for this process to deal with. Only its main thread can say so.
+    in_main = threading.current_thread() is threading.main_thread()
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN) if in_main else None
     try:
-        forkserver.ensure_running()
+        yield
     finally:
-        signal.signal(signal.SIGINT, handler)
+        if in_main:
+            signal.signal(signal.SIGINT, handler)
+        os.environ.pop(name)
+        if before is not None:
+            os.environ[name] = before

@@ -223,6 +223,15 @@ def test_the_number_of_processes_does_not_matter(run: Run, tmp_path: Path) -> No
         assert len(list((tmp_path / folder / "trajectories").iterdir())) == 5
 
 
+@pytest.mark.parametrize("n_workers", [1, 2])
+def test_progress_only_grows(run: Run, n_workers: int) -> None:
+    reports: list[float] = []
+    run(n_workers=n_workers, batch_size=2, callback=lambda done, total: reports.append(done))
+    assert reports[0] == 0
+    assert reports == sorted(reports)
+    assert reports[-1] == 5
+
+
 def test_an_attempt_does_not_depend_on_how_many_there_are(run: Run) -> None:
     few, many = run(2), run(5)
     for a, b in zip(few.attempts, many.attempts, strict=False):

@@ -38,6 +38,16 @@ def test_cells_vary_one_thing_at_a_time() -> None:
     assert third == Cell("n_references")
 
 
+START_UP = {"help": 0.25, "one process": 2.5, "two processes": 3.5}
+
+
+def test_start_up(model: str) -> None:
+    found = speed.start_up(model)
+    assert found.keys() == START_UP.keys()
+    assert 0 < found["help"] < found["one process"]
+    assert found["help"] < found["two processes"]
+
+
 def test_a_measured_cell(model: str) -> None:
     cell = Cell("n_particles", n_molecules=2, n_heavy_atoms=3, n_particles=2, n_references=4)
     found = measure(cell, model)
@@ -67,7 +77,7 @@ def test_command_measures_what_is_missing(
             return CellSpeed(4.0, 3.0, {"sampling": 3.0, "relaxation": 1.0}, 512.0, 7)
 
     monkeypatch.setattr(speed, "ProcessPoolExecutor", InThisProcess)
-    monkeypatch.setattr(speed, "start_up", lambda model: {"help": 0.25, "sampling": 2.5})
+    monkeypatch.setattr(speed, "start_up", lambda model: START_UP)
     monkeypatch.setattr(speed, "field_speed", lambda model: {"frozen": 0.01, "network": 0.04})
     monkeypatch.setitem(speed.SUITES, "small", cells(Cell(""), n_heavy_atoms=(5, 9)))
     command = ["benchmark", "speed", "--model", model, "--out", str(tmp_path / "o")]
@@ -78,7 +88,7 @@ def test_command_measures_what_is_missing(
     assert text in outcome.stdout
     assert "| n_heavy_atoms | 5 | 8 | 8 | 10 | all | 2.00 | 0.38 | 7 | 75 % | 0 % |" in text
     assert "| frozen | 10.0 | 4.0 |" in text
-    assert "0.25 s" in text
+    assert "0.25 s; sampling begins after 2.5 s in one process, 3.5 s in two" in text
 
     monkeypatch.setitem(speed.SUITES, "small", cells(Cell(""), n_heavy_atoms=(5, 9, 12)))
     CliRunner().invoke(app, command, catch_exceptions=False)

@@ -13,7 +13,7 @@ import typer
 from simgen.cli.priors import AUTO, PANEL, Scale, Shape, Solid, make_prior
 from simgen.cli.progress import Device, Model, if_interrupted, progress_bar
 from simgen.errors import ConfigError, InputError
-from simgen.processes import prepare_workers
+from simgen.processes import worker_context
 
 if TYPE_CHECKING:
     from rdkit import Chem
@@ -440,7 +440,7 @@ def generate(
     if host is None and host_partners:
         raise InputError("expected a --host with --host-partners, got none")
     if min(count, workers or os.cpu_count() or 1) > 1 and not device.startswith("cuda"):
-        prepare_workers()  # they import what they need while this process does
+        worker_context()  # workers import what they need while this process does
     composition = _composition(elements, formula, at_least, at_most, charge, formal_charges)
     grown = _scaffold(scaffold, link or [], core, grow_at, reference)
     from simgen.filters import Filters

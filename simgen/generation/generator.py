@@ -21,7 +21,7 @@ from simgen.generation.run import Run
 from simgen.host import Host
 from simgen.models import ForceField, load_model
 from simgen.priors import Gaussian, Prior, suggest_atoms
-from simgen.processes import prepare_workers
+from simgen.processes import worker_context
 from simgen.reference import ReferenceSet, load_reference
 from simgen.refinement import RefinementSettings, RepairSettings
 from simgen.sampling import Callback
@@ -177,7 +177,7 @@ class Generator:
         2
         """
         if min(n_molecules, n_workers) > 1:
-            prepare_workers()
+            worker_context()  # workers import what they need while the reference is read
         if isinstance(reference, str | Path):
             reference = load_reference(reference)
         composition = (

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable, Generator, Mapping
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from contextlib import closing, suppress
 from dataclasses import replace
 from functools import cached_property, partial
+from itertools import islice
 from multiprocessing.queues import SimpleQueue
 from typing import Any
 
@@ -157,7 +158,6 @@ class Run:
                     attempts |= {attempt.index: attempt for attempt in finished}
                     if self.folder is not None:
                         self.folder.append(finished, self.timings)
-                    self._report(len(attempts))
         except BaseException:
             # While a run goes on the journal is enough; once it ends, the files are there.
             if self.folder is not None and attempts:
@@ -190,6 +190,7 @@ class Run:
             missing = missing[len(chunk) :]
             self._add_timings(maker.timings)
             yield finished
+            self._report(n_done + len(chunk))
 
     def _in_parallel(
         self, missing: list[int], batch_size: int | None, n_workers: int
@@ -201,7 +202,7 @@ class Run:
         """
         sizes = self._sizes()
         size = min(batch_size or _WORKER_CHUNK, -(-len(missing) // n_workers))
-        chunks = [missing[i : i + size] for i in range(0, len(missing), size)]
+        chunks = (missing[i : i + size] for i in range(0, len(missing), size))
         context = worker_context()
         shares: SimpleQueue[tuple[int, float]] = context.SimpleQueue()
         pool = ProcessPoolExecutor(
@@ -210,24 +211,29 @@ class Run:
             initializer=_start_worker,
             initargs=(self._make_maker, shares),
         )
+        running: dict[Future[_Made], list[int]] = {}
+        share_of: dict[int, float] = {}
+        n_done = self.config.n_molecules - len(missing)
         try:
-            futures = {pool.submit(_make_in_worker, c, sizes[c]): c for c in chunks}
-            begun: dict[int, float] = {}
-            n_done = self.config.n_molecules - len(missing)
-            while futures:
-                done, _ = wait(futures, timeout=_REPORT_EVERY, return_when=FIRST_COMPLETED)
+            while True:
+                # One for each worker, and one that it can go on with.
+                for chunk in islice(chunks, 2 * n_workers - len(running)):
+                    running[pool.submit(_make_in_worker, chunk, sizes[chunk])] = chunk
+                if not running:
+                    break
+                done, _ = wait(running, timeout=_REPORT_EVERY, return_when=FIRST_COMPLETED)
                 while not shares.empty():
                     first, share = shares.get()
-                    begun[first] = share
+                    share_of[first] = share
                 for future in done:
-                    chunk = futures.pop(future)
+                    chunk = running.pop(future)
                     n_done += len(chunk)
                     attempts, timings = future.result()
                     self._add_timings(timings)
                     yield [attempt_from_json(values) for values in attempts]
-                running = sum(len(c) * begun.get(c[0], 0.0) for c in futures.values())
-                if begun:
-                    self._report(n_done + running)
+                if share_of:
+                    parts = (len(c) * share_of.get(c[0], 0.0) for c in running.values())
+                    self._report(n_done + sum(parts))
         finally:
             # Not that of the context manager, which waits for what has not begun as well.
             pool.shutdown(cancel_futures=True)
@@ -307,10 +313,12 @@ def _start_worker(make_maker: Callable[[], Maker], shares: SimpleQueue[tuple[int
     _worker = _Worker(make_maker, shares)
 
 
-def _make_in_worker(
-    chunk: list[int], sizes: NDArray[np.int64]
-) -> tuple[list[dict[str, Any]], dict[str, float]]:
-    """Make attempts in a worker process; returns them as JSON holds them, and the timings."""
+_Made = tuple[list[dict[str, Any]], dict[str, float]]
+"""Attempts as JSON holds them, and seconds of each stage."""
+
+
+def _make_in_worker(chunk: list[int], sizes: NDArray[np.int64]) -> _Made:
+    """Make attempts in a worker process."""
     maker = _worker.maker
     attempts = maker.make(chunk, sizes, lambda share: _worker.shares.put((chunk[0], share)))
     timings = dict(maker.timings)
