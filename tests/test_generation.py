@@ -2,6 +2,7 @@
 
 import csv
 import json
+import multiprocessing
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -378,6 +379,19 @@ def test_a_chunk_that_is_too_large_is_cut(run: Run, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(maker_module, "evolve", scarce)
     assert_same(run(), whole)
     assert sizes == [5, 2, 2, 1]
+
+
+def test_what_is_finished_is_kept_when_a_worker_is_killed(run: Run, tmp_path: Path) -> None:
+    def kill(done: float, total: int) -> None:
+        if done > 1:  # more than half of what each of the two is at
+            for process in multiprocessing.active_children():
+                process.kill()
+
+    options = {"n_workers": 2, "batch_size": 1, "out": tmp_path / "run"}
+    with pytest.raises(DeviceError, match="worker process was killed"):
+        run(**options, callback=kill)
+    assert (tmp_path / "run" / "molecules.xyz").exists()
+    assert_same(run(**options, resume=True), run())
 
 
 def test_one_molecule_that_is_too_large_is_an_error(

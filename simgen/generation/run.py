@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Callable, Generator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing, suppress
 from dataclasses import replace
 from functools import cached_property, partial
@@ -234,6 +235,10 @@ class Run:
                 if share_of:
                     parts = (len(c) * share_of.get(c[0], 0.0) for c in running.values())
                     self._report(n_done + sum(parts))
+        except BrokenProcessPool:
+            raise DeviceError(
+                "a worker process was killed, as happens where memory is short; use fewer --workers"
+            ) from None
         finally:
             # Not that of the context manager, which waits for what has not begun as well.
             pool.shutdown(cancel_futures=True)
