@@ -16,7 +16,8 @@ from __future__ import annotations
 
 import gzip
 import json
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from importlib.resources import files
@@ -29,6 +30,8 @@ Valence = tuple[str, int, int, int]
 FILE = "known.json.gz"
 LARGEST_RING = 11
 """Larger rings, macrocycles, are no part of a ring system: they may have any size."""
+COMMON_SHARE = 0.02
+"""Share of molecules that have a ring of some size from which on that size is a common one."""
 
 BOND_SYMBOLS = {
     Chem.BondType.SINGLE: "-",
@@ -191,6 +194,22 @@ def _skeleton(mol: Chem.Mol, atoms: set[int]) -> str:
         if i in atoms and j in atoms and bond.IsInRing():
             skeleton.AddBond(place[i], place[j], Chem.BondType.SINGLE)
     return Chem.MolToSmiles(skeleton)
+
+
+def common_ring_sizes(mols: Sequence[Chem.Mol]) -> frozenset[int]:
+    """Sizes of the rings that at least one in fifty of these molecules has, macrocycles left out.
+
+    Examples
+    --------
+    >>> mols = [Chem.MolFromSmiles(smiles) for smiles in ("c1ccccc1C1CC1", "CCO")]
+    >>> sorted(common_ring_sizes(mols))
+    [3, 6]
+    """
+    counts = Counter(
+        size for mol in mols for size in {len(ring) for ring in mol.GetRingInfo().AtomRings()}
+    )
+    common = {size for size, n in counts.items() if n >= COMMON_SHARE * len(mols)}
+    return frozenset(size for size in common if size <= LARGEST_RING)
 
 
 def collect(mols: Iterable[Chem.Mol]) -> KnownChemistry:

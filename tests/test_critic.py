@@ -18,7 +18,9 @@ from simgen.reference import ReferenceSet, load_reference
 from simgen.scaffold import Scaffold
 
 
-def critic(*reference: str, filters: Filters | None = None) -> Critic:
+def critic(
+    *reference: str, filters: Filters | None = None, ring_sizes: frozenset[int] | None = None
+) -> Critic:
     def no_forces(batch: MoleculeBatch) -> tuple[torch.Tensor, torch.Tensor]:
         return torch.zeros(batch.n_molecules), torch.zeros_like(batch.positions)
 
@@ -32,7 +34,9 @@ def critic(*reference: str, filters: Filters | None = None) -> Critic:
         timings={},
     )
     return Critic(
-        finisher, lambda b: [(p.atomic_numbers.numpy(), p.positions.numpy()) for p in b.split()]
+        finisher,
+        lambda b: [(p.atomic_numbers.numpy(), p.positions.numpy()) for p in b.split()],
+        ring_sizes,
     )
 
 
@@ -90,6 +94,20 @@ def test_given_atoms_count_only_where_something_new_is_bonded_to_them() -> None:
     faulty, loose = judged(critic(), (numbers, positions), fixed=given)
     assert faulty == [4, 5]
     assert loose == [3, 4, 5, 6]
+
+
+def test_rings_are_as_large_as_wanted() -> None:
+    strict = critic(ring_sizes=frozenset({5, 6}))
+    for smiles in ("C1CCCC1CO", "c1ccccc1", "C1CCCCCCCCCCC1"):  # a macrocycle may have any size
+        assert not any(judged(strict, heavy(smiles))[0])
+    seven = heavy("CC1CCCCCC1")
+    assert not any(judged(critic(), seven)[0])
+    faulty, loose = judged(strict, seven)
+    assert faulty == [1, 2, 3, 4, 5, 6, 7]
+    assert loose == list(range(8))
+    # One that was given is what it is, also where something is bonded to it.
+    faulty, _ = judged(strict, seven, fixed=[False] + [True] * 7)
+    assert faulty == []
 
 
 @pytest.fixture(scope="module")

@@ -40,6 +40,7 @@ from simgen.priors import (
     suggest_atoms,
 )
 from simgen.priors.clouds import BETA
+from simgen.reference import load_reference
 from simgen.schedules import prior_weight
 
 SIGMA = 0.4
@@ -104,10 +105,22 @@ def test_gaussian_is_scaled_to_unit_determinant(batch: MoleculeBatch) -> None:
     x, w = batch.positions.numpy(), weights(batch).numpy()
     precision = np.linalg.inv(np.diag([1, 1, 2]) / 2 ** (1 / 3))
     expected = -0.7 * w[:, None] * (x @ precision)
-    np.testing.assert_allclose(Gaussian().score(batch, SIGMA).numpy(), expected, rtol=1e-12)
+    published = Gaussian((1.0, 1.0, 2.0))
+    np.testing.assert_allclose(published.score(batch, SIGMA).numpy(), expected, rtol=1e-12)
     torch.testing.assert_close(
-        Gaussian((3.0, 3.0, 6.0)).score(batch, SIGMA), Gaussian().score(batch, SIGMA)
+        Gaussian((3.0, 3.0, 6.0)).score(batch, SIGMA), published.score(batch, SIGMA)
     )
+
+
+def test_the_default_has_the_shape_of_the_reference() -> None:
+    eigenvalues = []
+    for molecule in load_reference("organic").molecules:
+        x = molecule.positions[molecule.kept]
+        x = x - x.mean(0)
+        eigenvalues.append(np.linalg.eigvalsh(x.T @ x / len(x)))
+    mean = np.mean(eigenvalues, axis=0)
+    found = torch.as_tensor(Gaussian().covariance).diagonal().numpy()
+    np.testing.assert_allclose(found, mean / np.prod(mean) ** (1 / 3), rtol=0.25)
 
 
 def test_cloud_against_a_loop(batch: MoleculeBatch) -> None:

@@ -7,9 +7,11 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from rdkit import Chem
 from torch import Tensor
 
 from simgen.generation.finish import Finisher
+from simgen.known import LARGEST_RING
 from simgen.molecules import MoleculeBatch
 
 HeavyAtoms = tuple[NDArray[np.int64], NDArray[np.float64]]
@@ -19,7 +21,8 @@ HeavyAtoms = tuple[NDArray[np.int64], NDArray[np.float64]]
 class Critic:
     """Finds atoms in surroundings, or in ring systems, that no known molecule shows.
 
-    Atoms of substructures that are to be rejected are at fault as well. What is at fault is to
+    So are those in rings of a size that few molecules have; macrocycles may have any. Atoms of
+    substructures that are to be rejected are at fault as well. What is at fault is to
     move, with all atoms bonded to it. Where no bonds can be assigned, and where atoms lie apart,
     all of these are at fault. Given atoms are what they are: they count only where something new is
     bonded to them.
@@ -30,13 +33,19 @@ class Critic:
         What will make the molecules: it assigns the bonds, and knows what is known.
     heavy_atoms : callable
         Takes a batch apart; what it leaves out of a molecule are its last atoms.
+    ring_sizes : frozenset of int, optional
+        Sizes that rings may have; by default any.
     """
 
     def __init__(
-        self, finisher: Finisher, heavy_atoms: Callable[[MoleculeBatch], Sequence[HeavyAtoms]]
+        self,
+        finisher: Finisher,
+        heavy_atoms: Callable[[MoleculeBatch], Sequence[HeavyAtoms]],
+        ring_sizes: frozenset[int] | None = None,
     ) -> None:
         self._finisher = finisher
         self._heavy_atoms = heavy_atoms
+        self._ring_sizes = ring_sizes
 
     def __call__(self, batch: MoleculeBatch) -> tuple[Tensor, Tensor]:
         """Judge every molecule (:class:`simgen.refinement.Judge`)."""
@@ -67,6 +76,7 @@ class Critic:
         place = np.array(assignment.kept)
         faulty[place] = False
         found = self._finisher.chemistry.unknown_atoms(assignment.mol)
+        found |= self._in_unusual_rings(assignment.mol, set(np.flatnonzero(given[place])))
         if self._finisher.config.filters.reject:
             found |= self._finisher.config.filters.atoms(assignment.mol)
         faulty[place[sorted(found)]] = True
@@ -79,3 +89,15 @@ class Critic:
         loose = faulty.copy()
         loose[ends[faulty[ends[:, 1]], 0]] = True
         return faulty, loose
+
+    def _in_unusual_rings(self, mol: Chem.Mol, given: set[int]) -> set[int]:
+        """Atoms in rings of another size than is wanted, those left out that were given."""
+        if self._ring_sizes is None:
+            return set()
+        rings = [set(ring) for ring in mol.GetRingInfo().AtomRings() if len(ring) <= LARGEST_RING]
+        return {
+            atom
+            for ring in rings
+            if len(ring) not in self._ring_sizes and not ring <= given
+            for atom in ring
+        }

@@ -21,7 +21,7 @@ from simgen.generation.finish import Finisher, Skeleton
 from simgen.generation.journal import write_trajectories
 from simgen.generation.result import Attempt
 from simgen.generation.timing import timed
-from simgen.known import collect, load_known
+from simgen.known import collect, common_ring_sizes, load_known
 from simgen.landmarks import Landmarks
 from simgen.models import Evaluator, ForceField, evaluator
 from simgen.molecules import MoleculeBatch
@@ -79,6 +79,7 @@ class Maker:
         self.frame = frame_atoms(config)
         self.timings: dict[str, float] = {}
         with_bonds = [m.mol for m in reference.molecules if m.mol is not None]
+        alike = [m.mol for m in chosen.molecules if m.mol is not None]
         # How matrix products round depends on the number of threads.
         with timed(self.timings, "reference"), one_thread():
             network = config.descriptor.network(model)
@@ -105,7 +106,9 @@ class Maker:
             device=self.device,
             timings=self.timings,
         )
-        self.critic = Critic(self.finisher, self._own_atoms)
+        # Along a closed curve rings are as large as it is.
+        sizes = None if self.loops or len(alike) < len(chosen) else common_ring_sizes(alike)
+        self.critic = Critic(self.finisher, self._own_atoms, sizes)
 
     @property
     def surroundings(self) -> range:

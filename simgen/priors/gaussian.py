@@ -12,8 +12,10 @@ from simgen.priors.bodies import unit_directions
 
 FREE_STRENGTH = 0.7
 """Factor of a prior that only holds the atoms together (Elijošius et al. 2025)."""
-FREE_COVARIANCE = (1.0, 1.0, 2.0)
-"""Diagonal of the default covariance, angstrom^2 (Elijošius et al. 2025)."""
+FREE_COVARIANCE = (0.25, 1.0, 4.0)
+"""Diagonal of the default covariance, angstrom^2: half as thick as wide, and twice as long, like
+the mean gyration tensor of the shipped reference molecules. The published one, (1, 1, 2), makes
+compact molecules, few of them aromatic (docs/experiments.md)."""
 
 _N_OUTLINE_POINTS = 400
 _UNIT_DETERMINANT = 1e-12
