@@ -197,7 +197,7 @@ def _skeleton(mol: Chem.Mol, atoms: set[int]) -> str:
 
 
 def common_ring_sizes(mols: Sequence[Chem.Mol]) -> frozenset[int]:
-    """Sizes of the rings that at least one in fifty of these molecules has, macrocycles left out.
+    """Sizes of the rings that at least one in fifty of these molecules has.
 
     Examples
     --------
@@ -208,8 +208,7 @@ def common_ring_sizes(mols: Sequence[Chem.Mol]) -> frozenset[int]:
     counts = Counter(
         size for mol in mols for size in {len(ring) for ring in mol.GetRingInfo().AtomRings()}
     )
-    common = {size for size, n in counts.items() if n >= COMMON_SHARE * len(mols)}
-    return frozenset(size for size in common if size <= LARGEST_RING)
+    return frozenset(size for size, n in counts.items() if n >= COMMON_SHARE * len(mols))
 
 
 def collect(mols: Iterable[Chem.Mol]) -> KnownChemistry:

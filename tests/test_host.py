@@ -171,7 +171,7 @@ def test_partners_are_seen_and_obstacles_are_not(
     generator: Generator, reference: ReferenceSet
 ) -> None:
     host = shell(6.5, 110)
-    options = {**QUICK, "prior": Gaussian(), "reference": reference}
+    options = {**QUICK, "prior": Gaussian((1.0, 1.0, 1.0)), "reference": reference}
     with_host = generator.generate(2, 3, host=host, **options)
     with_partners = generator.generate(2, 3, host=replace(host, partners=True), **options)
     alone = generator.generate(2, 3, **options)

@@ -11,7 +11,6 @@ from rdkit import Chem
 from torch import Tensor
 
 from simgen.generation.finish import Finisher
-from simgen.known import LARGEST_RING
 from simgen.molecules import MoleculeBatch
 
 HeavyAtoms = tuple[NDArray[np.int64], NDArray[np.float64]]
@@ -21,11 +20,10 @@ HeavyAtoms = tuple[NDArray[np.int64], NDArray[np.float64]]
 class Critic:
     """Finds atoms in surroundings, or in ring systems, that no known molecule shows.
 
-    So are those in rings of a size that few molecules have; macrocycles may have any. Atoms of
-    substructures that are to be rejected are at fault as well. What is at fault is to
-    move, with all atoms bonded to it. Where no bonds can be assigned, and where atoms lie apart,
-    all of these are at fault. Given atoms are what they are: they count only where something new is
-    bonded to them.
+    Atoms in rings of a size that is not wanted, and of substructures that are to be rejected, are
+    at fault as well. What is at fault is to move, with all atoms bonded to it. Where no bonds can
+    be assigned, and where atoms lie apart, all of these are at fault. Given atoms are what they
+    are: they count only where something new is bonded to them.
 
     Parameters
     ----------
@@ -94,10 +92,9 @@ class Critic:
         """Atoms in rings of another size than is wanted, those left out that were given."""
         if self._ring_sizes is None:
             return set()
-        rings = [set(ring) for ring in mol.GetRingInfo().AtomRings() if len(ring) <= LARGEST_RING]
         return {
             atom
-            for ring in rings
-            if len(ring) not in self._ring_sizes and not ring <= given
+            for ring in mol.GetRingInfo().AtomRings()
+            if len(ring) not in self._ring_sizes and not given.issuperset(ring)
             for atom in ring
         }

@@ -15,13 +15,13 @@ from simgen.cohesion import Cohesion
 from simgen.density import LogDensity, Repulsion, SimilarityKernel, SimilarityScore
 from simgen.devices import one_thread
 from simgen.evolution import EvolutionSettings, evolve
-from simgen.generation.config import GenerationConfig
+from simgen.generation.config import MAX_HEAVY_ATOMS, GenerationConfig
 from simgen.generation.critic import Critic, HeavyAtoms
 from simgen.generation.finish import Finisher, Skeleton
 from simgen.generation.journal import write_trajectories
 from simgen.generation.result import Attempt
 from simgen.generation.timing import timed
-from simgen.known import collect, common_ring_sizes, load_known
+from simgen.known import LARGEST_RING, collect, common_ring_sizes, load_known
 from simgen.landmarks import Landmarks
 from simgen.models import Evaluator, ForceField, evaluator
 from simgen.molecules import MoleculeBatch
@@ -79,7 +79,6 @@ class Maker:
         self.frame = frame_atoms(config)
         self.timings: dict[str, float] = {}
         with_bonds = [m.mol for m in reference.molecules if m.mol is not None]
-        alike = [m.mol for m in chosen.molecules if m.mol is not None]
         # How matrix products round depends on the number of threads.
         with timed(self.timings, "reference"), one_thread():
             network = config.descriptor.network(model)
@@ -106,9 +105,7 @@ class Maker:
             device=self.device,
             timings=self.timings,
         )
-        # Along a closed curve rings are as large as it is.
-        sizes = None if self.loops or len(alike) < len(chosen) else common_ring_sizes(alike)
-        self.critic = Critic(self.finisher, self._own_atoms, sizes)
+        self.critic = Critic(self.finisher, self._own_atoms, self._ring_sizes(chosen))
 
     @property
     def surroundings(self) -> range:
@@ -255,6 +252,17 @@ class Maker:
                 strict=True,
             )
         ]
+
+    def _ring_sizes(self, chosen: ReferenceSet) -> frozenset[int] | None:
+        """Sizes of rings that molecules may have; None for any."""
+        mols = [m.mol for m in chosen.molecules if m.mol is not None]
+        # Along a closed curve rings are as large as it is.
+        if len(mols) < len(chosen) or self.loops:
+            return None
+        sizes = common_ring_sizes(mols)
+        if self.config.scaffold is None:
+            return sizes
+        return sizes.union(range(LARGEST_RING + 1, MAX_HEAVY_ATOMS))  # a linker may close any
 
     def _own_atoms(self, batch: MoleculeBatch) -> list[HeavyAtoms]:
         """Elements and positions of the heavy atoms of each molecule, those of a host left out."""
