@@ -12,9 +12,9 @@ from simgen.priors.bodies import unit_directions
 
 FREE_STRENGTH = 0.7
 """Factor of a prior that only holds the atoms together (Elijošius et al. 2025)."""
-FREE_COVARIANCE = (0.25, 1.0, 4.0)
-"""Diagonal of the default covariance, angstrom^2: half as thick as wide, and twice as long, like
-the mean gyration tensor of the shipped reference molecules. The published one, (1, 1, 2), makes
+FREE_COVARIANCE = (0.25, 1.5, 2.7)
+"""Diagonal of the default covariance, angstrom^2: as flat as the shipped reference molecules are on
+average, and less long, since along a line there are few rings. The published one, (1, 1, 2), makes
 compact molecules, few of them aromatic (docs/experiments.md)."""
 
 _N_OUTLINE_POINTS = 400
