@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import resources
@@ -43,7 +43,7 @@ _CHUNK_SIZE = 64
 _SHIPPED_SUFFIX = ".sdf.gz"
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class ReferenceMolecule:
     """One molecule of a reference set.
 
@@ -70,7 +70,11 @@ class ReferenceMolecule:
         kept: NDArray[np.bool_] = (self.atomic_numbers[:, None] != REMOVED_ELEMENTS).all(1)
         return kept
 
-    @property
+    def consists_of(self, elements: Collection[int]) -> bool:
+        """Whether all atoms that take part in environments are of these elements."""
+        return set(self.atomic_numbers[self.kept].tolist()).issubset(elements)
+
+    @cached_property
     def digest(self) -> str:
         """Checksum of elements and coordinates (to 1e-4 angstrom, what an SDF file holds)."""
         checksum = hashlib.sha256(np.ascontiguousarray(self.atomic_numbers, dtype="<i8").tobytes())
@@ -135,11 +139,7 @@ class ReferenceSet:
             If no molecule is left.
         """
         low, high = n_heavy_atoms
-        known = [
-            molecule
-            for molecule in self.molecules
-            if np.isin(molecule.atomic_numbers[molecule.kept], elements).all()
-        ]
+        known = [molecule for molecule in self.molecules if molecule.consists_of(elements)]
         if not known:
             raise InputError(
                 f"every molecule of the reference set {self.name} has an element that the force "
@@ -148,11 +148,7 @@ class ReferenceSet:
 
         lacking, unwanted = len(self.molecules) - len(known), 0
         if wanted is not None:
-            fitting = [
-                molecule
-                for molecule in known
-                if np.isin(molecule.atomic_numbers[molecule.kept], wanted).all()
-            ]
+            fitting = [molecule for molecule in known if molecule.consists_of(wanted)]
             if len(fitting) >= theme_size(high):
                 unwanted, known = len(known) - len(fitting), fitting
 

@@ -9,7 +9,6 @@ from typing import ClassVar
 
 import numpy as np
 import torch
-from scipy.interpolate import CubicSpline
 from torch import Tensor
 
 from simgen.errors import InputError
@@ -184,6 +183,8 @@ class Spline(Curve):
         knots = _knots(self.through, self.closed)
         values = torch.cat([self.through, self.through[:1]]) if self.closed else self.through
         ends = "periodic" if self.closed else "natural"
+        from scipy.interpolate import CubicSpline  # takes a tenth of a second
+
         spline = CubicSpline(knots.numpy(), values.numpy(), bc_type=ends)
         return torch.from_numpy(spline((t * knots[-1]).numpy()))
 
