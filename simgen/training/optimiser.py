@@ -40,12 +40,13 @@ def orthogonalise(matrices: Tensor) -> Tensor:
     """
     a, b, c = _NEWTON_SCHULZ
     is_tall = matrices.shape[-2] > matrices.shape[-1]
-    x: Tensor = matrices.mT if is_tall else matrices
-    x = x / (torch.linalg.matrix_norm(x)[..., None, None] + 1e-12)
+    x = matrices.reshape(-1, *matrices.shape[-2:])
+    x = x.mT if is_tall else x
+    x = x / (torch.linalg.matrix_norm(x)[:, None, None] + 1e-12)
     for _ in range(_N_ITERATIONS):
         gram = x @ x.mT
-        x = a * x + (b * gram + c * gram @ gram) @ x
-    return x.mT if is_tall else x
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return (x.mT if is_tall else x).reshape(matrices.shape)
 
 
 class Muon(torch.optim.Optimizer):

@@ -8,6 +8,7 @@ import re
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import pytest
 from conftest import Guest
 
 pytest.importorskip("playwright")
-from playwright.sync_api import Browser, Locator, Page, sync_playwright
+from playwright.sync_api import Browser, Locator, Page, TimeoutError, sync_playwright
 from zndraw.geometries import Curve
 
 pytestmark = [
@@ -122,8 +123,16 @@ class User:
         """
         n_jobs = len(self.jobs())
         panel = self.page.get_by_role("button", name="Modifier tools")
-        panel.click()
-        self.page.get_by_role("combobox").first.click()
+        menu = self.page.get_by_role("combobox").first
+
+        def opens() -> bool:
+            panel.click()
+            with suppress(TimeoutError):
+                menu.wait_for(timeout=20_000)
+            return menu.is_visible()
+
+        self.until(opens)  # a click may be lost while the page is busy
+        menu.click()
         self.page.get_by_role("option", name=tool, exact=True).click()
         for label, places in (sliders or {}).items():
             for key in ["Home", *["ArrowRight"] * places]:
