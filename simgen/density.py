@@ -24,6 +24,7 @@ import ctypes
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
@@ -48,6 +49,8 @@ SMALLEST_DISTANCE = 1e-12
 """angstrom; two atoms closer than this coincide."""
 MAX_KERNEL_ELEMENTS = 2**22
 """Elements of the kernel matrix that exist at once; bounds the memory of the kernel."""
+THEMES_AT_HAND = 64
+"""Parts of the reference that are kept as tensors of their own, those used last."""
 MAX_BOUNDS = 2**19
 """The same where references that matter are looked for; so few that they stay in the cache."""
 N_LEADING = 32
@@ -339,6 +342,9 @@ class SimilarityKernel:
         features = environments.features
         self._centre = features.mean(0)
         self._references = extend(features - self._centre)
+        self._of_theme = lru_cache(THEMES_AT_HAND)(
+            lambda number: self._references[self.themes[number]]
+        )
         # The references of a theme are so few that none are worth leaving out.
         compiled = features.device.type == "cpu" and not self.themes
         code = library(features.dtype) if compiled else None
@@ -398,9 +404,12 @@ class SimilarityKernel:
         precision = self._precision(batch, sigma)
         if self._near is not None:
             return self._near(features, precision, with_gradient=with_gradient)
+        parts = list(self._references_of(batch))
+        if len(parts) == 1:
+            return log_kernel(features, parts[0][1], precision, with_gradient=with_gradient)
         log_k = torch.empty_like(precision)
         gradient = torch.empty_like(features) if with_gradient else None
-        for atoms, references in self._references_of(batch):
+        for atoms, references in parts:
             log_k[atoms], slopes = log_kernel(
                 features[atoms], references, precision[atoms], with_gradient=with_gradient
             )
@@ -415,12 +424,12 @@ class SimilarityKernel:
             return
         present = torch.unique(batch.theme).tolist()
         if len(present) == 1:
-            yield slice(None), self._references[self.themes[present[0]]]
+            yield slice(None), self._of_theme(present[0])
             return
         theme = batch.theme[batch.molecule_idx]
         for number in present:
             atoms = torch.nonzero(theme == number).squeeze(1)
-            yield atoms, self._references[self.themes[number]]
+            yield atoms, self._of_theme(number)
 
     def reference_energies(self, sigma: float, theme: int | None = None) -> Tensor:
         """Energies of the reference's own atoms, each compared with all others: (n_environments,).

@@ -17,7 +17,7 @@ from __future__ import annotations
 import gzip
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from importlib.resources import files
@@ -31,7 +31,7 @@ FILE = "known.json.gz"
 LARGEST_RING = 11
 """Larger rings, macrocycles, are no part of a ring system: they may have any size."""
 COMMON_SHARE = 0.02
-"""Share of molecules that have a ring of some size from which on that size is a common one."""
+"""Share of molecules that have something from which on it is common among them."""
 
 BOND_SYMBOLS = {
     Chem.BondType.SINGLE: "-",
@@ -176,7 +176,7 @@ def ring_systems_of(mol: Chem.Mol) -> list[tuple[str, set[int]]]:
     ['C1CC1', 'C1CCC2CCCC2C1']
     """
     systems: list[set[int]] = []
-    for ring in mol.GetRingInfo().AtomRings():
+    for ring in _rings(mol):
         if len(ring) > LARGEST_RING:
             continue
         apart = [system for system in systems if system.isdisjoint(ring)]
@@ -196,19 +196,77 @@ def _skeleton(mol: Chem.Mol, atoms: set[int]) -> str:
     return Chem.MolToSmiles(skeleton)
 
 
-def common_ring_sizes(mols: Sequence[Chem.Mol]) -> frozenset[int]:
-    """Sizes of the rings that at least one in fifty of these molecules has.
+@dataclass(frozen=True)
+class CommonFeatures:
+    """What is common among molecules; the rest is known, but rare. By default all is common.
+
+    Attributes
+    ----------
+    ring_sizes : frozenset of int, optional
+        Sizes of rings; None for any.
+    crowded_bonds : bool
+        Whether double bonds are (:func:`crowded_bonds`).
+    """
+
+    ring_sizes: frozenset[int] | None = None
+    crowded_bonds: bool = True
+
+    @classmethod
+    def of(cls, mols: Sequence[Chem.Mol]) -> CommonFeatures:
+        """What at least one in fifty of these molecules has.
+
+        Examples
+        --------
+        >>> mols = [Chem.MolFromSmiles(smiles) for smiles in ("c1ccccc1C1CC1", "CCO")]
+        >>> common = CommonFeatures.of(mols)
+        >>> sorted(common.ring_sizes), common.crowded_bonds
+        ([3, 6], False)
+        """
+        n_needed = COMMON_SHARE * len(mols)
+        sizes = Counter(size for mol in mols for size in set(map(len, _rings(mol))))
+        n_crowded = sum(bool(crowded_bonds(mol)) for mol in mols)
+        return cls(
+            frozenset(size for size, n in sizes.items() if n >= n_needed), n_crowded >= n_needed
+        )
+
+    def rare_atoms(self, mol: Chem.Mol, given: Set[int] = frozenset()) -> set[int]:
+        """Atoms of a molecule in what is not common; rings of ``given`` atoms are what they are."""
+        rare: set[int] = set()
+        if self.ring_sizes is not None:
+            for ring in _rings(mol):
+                if len(ring) not in self.ring_sizes and not given >= set(ring):
+                    rare.update(ring)
+        if not self.crowded_bonds:
+            rare.update(*crowded_bonds(mol))
+        return rare
+
+
+def crowded_bonds(mol: Chem.Mol) -> list[tuple[int, int]]:
+    """Double bonds both of whose atoms have two more heavy neighbours: few can stay flat.
+
+    Bonds of aromatic rings are none.
 
     Examples
     --------
-    >>> mols = [Chem.MolFromSmiles(smiles) for smiles in ("c1ccccc1C1CC1", "CCO")]
-    >>> sorted(common_ring_sizes(mols))
-    [3, 6]
+    >>> crowded_bonds(Chem.MolFromSmiles("CC(C)=C(C)C")), crowded_bonds(Chem.MolFromSmiles("CC=O"))
+    ([(1, 3)], [])
     """
-    counts = Counter(
-        size for mol in mols for size in {len(ring) for ring in mol.GetRingInfo().AtomRings()}
-    )
-    return frozenset(size for size, n in counts.items() if n >= COMMON_SHARE * len(mols))
+    return [
+        (bond.GetBeginAtomIdx(), bond.GetEndAtomIdx())
+        for bond in mol.GetBonds()
+        if bond.GetBondType() == Chem.BondType.DOUBLE
+        and _n_heavy_neighbours(bond.GetBeginAtom()) > 2
+        and _n_heavy_neighbours(bond.GetEndAtom()) > 2
+    ]
+
+
+def _n_heavy_neighbours(atom: Chem.Atom) -> int:
+    return sum(other.GetAtomicNum() > 1 for other in atom.GetNeighbors())
+
+
+def _rings(mol: Chem.Mol) -> tuple[tuple[int, ...], ...]:
+    rings: tuple[tuple[int, ...], ...] = mol.GetRingInfo().AtomRings()
+    return rings
 
 
 def collect(mols: Iterable[Chem.Mol]) -> KnownChemistry:

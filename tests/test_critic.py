@@ -11,7 +11,7 @@ from simgen.generation import GenerationConfig
 from simgen.generation.critic import Critic
 from simgen.generation.finish import Finisher
 from simgen.generation.maker import Maker
-from simgen.known import collect, load_known
+from simgen.known import CommonFeatures, collect, load_known
 from simgen.models import ForceField, NetworkConfig
 from simgen.molecules import MoleculeBatch
 from simgen.reference import ReferenceSet, load_reference
@@ -19,7 +19,7 @@ from simgen.scaffold import Scaffold
 
 
 def critic(
-    *reference: str, filters: Filters | None = None, ring_sizes: frozenset[int] | None = None
+    *reference: str, filters: Filters | None = None, common: CommonFeatures | None = None
 ) -> Critic:
     def no_forces(batch: MoleculeBatch) -> tuple[torch.Tensor, torch.Tensor]:
         return torch.zeros(batch.n_molecules), torch.zeros_like(batch.positions)
@@ -36,7 +36,7 @@ def critic(
     return Critic(
         finisher,
         lambda b: [(p.atomic_numbers.numpy(), p.positions.numpy()) for p in b.split()],
-        ring_sizes,
+        common,
     )
 
 
@@ -97,7 +97,7 @@ def test_given_atoms_count_only_where_something_new_is_bonded_to_them() -> None:
 
 
 def test_rings_are_as_large_as_wanted() -> None:
-    strict = critic(ring_sizes=frozenset({5, 6}))
+    strict = critic(common=CommonFeatures(frozenset({5, 6})))
     for smiles in ("C1CCCC1CO", "c1ccccc1"):
         assert not any(judged(strict, heavy(smiles))[0])
     seven = heavy("CC1CCCCCC1")
@@ -108,6 +108,17 @@ def test_rings_are_as_large_as_wanted() -> None:
     # One that was given is what it is, also where something is bonded to it.
     faulty, _ = judged(strict, seven, fixed=[False] + [True] * 7)
     assert faulty == []
+
+
+def test_double_bonds_are_as_crowded_as_wanted() -> None:
+    crowded = heavy("CC(C)=C(C)C")
+    assert not any(judged(critic(), crowded)[0])
+    strict = critic(common=CommonFeatures(crowded_bonds=False))
+    faulty, loose = judged(strict, crowded)
+    assert faulty == [1, 3]
+    assert loose == list(range(6))
+    for smiles in ("CC=C(C)C", "Cc1ccccc1C"):
+        assert not any(judged(strict, heavy(smiles))[0])
 
 
 @pytest.fixture(scope="module")

@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from rdkit import Chem
 from torch import Tensor
 
 from simgen.generation.finish import Finisher
+from simgen.known import CommonFeatures
 from simgen.molecules import MoleculeBatch
 
 HeavyAtoms = tuple[NDArray[np.int64], NDArray[np.float64]]
@@ -20,8 +20,8 @@ HeavyAtoms = tuple[NDArray[np.int64], NDArray[np.float64]]
 class Critic:
     """Finds atoms in surroundings, or in ring systems, that no known molecule shows.
 
-    Atoms in rings of a size that is not wanted, and of substructures that are to be rejected, are
-    at fault as well. What is at fault is to move, with all atoms bonded to it. Where no bonds can
+    Atoms in what is not common, and of substructures that are to be rejected, are at fault as well.
+    What is at fault is to move, with all atoms bonded to it. Where no bonds can
     be assigned, and where atoms lie apart, all of these are at fault. Given atoms are what they
     are: they count only where something new is bonded to them.
 
@@ -31,19 +31,19 @@ class Critic:
         What will make the molecules: it assigns the bonds, and knows what is known.
     heavy_atoms : callable
         Takes a batch apart; what it leaves out of a molecule are its last atoms.
-    ring_sizes : frozenset of int, optional
-        Sizes that rings may have; by default any.
+    common : CommonFeatures, optional
+        What is common; by default everything.
     """
 
     def __init__(
         self,
         finisher: Finisher,
         heavy_atoms: Callable[[MoleculeBatch], Sequence[HeavyAtoms]],
-        ring_sizes: frozenset[int] | None = None,
+        common: CommonFeatures | None = None,
     ) -> None:
         self._finisher = finisher
         self._heavy_atoms = heavy_atoms
-        self._ring_sizes = ring_sizes
+        self._common = common or CommonFeatures()
 
     def __call__(self, batch: MoleculeBatch) -> tuple[Tensor, Tensor]:
         """Judge every molecule (:class:`simgen.refinement.Judge`)."""
@@ -74,7 +74,7 @@ class Critic:
         place = np.array(assignment.kept)
         faulty[place] = False
         found = self._finisher.chemistry.unknown_atoms(assignment.mol)
-        found |= self._in_unusual_rings(assignment.mol, set(np.flatnonzero(given[place])))
+        found |= self._common.rare_atoms(assignment.mol, set(np.flatnonzero(given[place])))
         if self._finisher.config.filters.reject:
             found |= self._finisher.config.filters.atoms(assignment.mol)
         faulty[place[sorted(found)]] = True
@@ -87,14 +87,3 @@ class Critic:
         loose = faulty.copy()
         loose[ends[faulty[ends[:, 1]], 0]] = True
         return faulty, loose
-
-    def _in_unusual_rings(self, mol: Chem.Mol, given: set[int]) -> set[int]:
-        """Atoms in rings of another size than is wanted, those left out that were given."""
-        if self._ring_sizes is None:
-            return set()
-        return {
-            atom
-            for ring in mol.GetRingInfo().AtomRings()
-            if len(ring) not in self._ring_sizes and not given.issuperset(ring)
-            for atom in ring
-        }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from simgen.generation.finish import Finisher, Skeleton
 from simgen.generation.journal import write_trajectories
 from simgen.generation.result import Attempt
 from simgen.generation.timing import timed
-from simgen.known import LARGEST_RING, collect, common_ring_sizes, load_known
+from simgen.known import LARGEST_RING, CommonFeatures, collect, load_known
 from simgen.landmarks import Landmarks
 from simgen.models import Evaluator, ForceField, evaluator
 from simgen.molecules import MoleculeBatch
@@ -105,7 +106,7 @@ class Maker:
             device=self.device,
             timings=self.timings,
         )
-        self.critic = Critic(self.finisher, self._own_atoms, self._ring_sizes(chosen))
+        self.critic = Critic(self.finisher, self._own_atoms, self._common_features(chosen))
 
     @property
     def surroundings(self) -> range:
@@ -253,16 +254,18 @@ class Maker:
             )
         ]
 
-    def _ring_sizes(self, chosen: ReferenceSet) -> frozenset[int] | None:
-        """Sizes of rings that molecules may have; None for any."""
+    def _common_features(self, chosen: ReferenceSet) -> CommonFeatures:
+        """What is common among the reference molecules, and what may be made all the same."""
         mols = [m.mol for m in chosen.molecules if m.mol is not None]
-        # Along a closed curve rings are as large as it is.
-        if len(mols) < len(chosen) or self.loops:
-            return None
-        sizes = common_ring_sizes(mols)
-        if self.config.scaffold is None:
-            return sizes
-        return sizes.union(range(LARGEST_RING + 1, MAX_HEAVY_ATOMS))  # a linker may close any
+        if len(mols) < len(chosen):
+            return CommonFeatures()
+        common = CommonFeatures.of(mols)
+        if self.loops:  # rings are as large as the curves
+            return replace(common, ring_sizes=None)
+        if self.config.scaffold is not None and common.ring_sizes is not None:
+            large = range(LARGEST_RING + 1, MAX_HEAVY_ATOMS)  # a linker may close any
+            return replace(common, ring_sizes=common.ring_sizes.union(large))
+        return common
 
     def _own_atoms(self, batch: MoleculeBatch) -> list[HeavyAtoms]:
         """Elements and positions of the heavy atoms of each molecule, those of a host left out."""
