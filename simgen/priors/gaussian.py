@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -45,6 +45,7 @@ class Gaussian(AtomPrior):
 
     covariance: Covariance = FREE_COVARIANCE
     strength: float = FREE_STRENGTH
+    _precision: Tensor = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         matrix = covariance_matrix(self.covariance)
@@ -52,6 +53,7 @@ class Gaussian(AtomPrior):
         if abs(determinant - 1.0) > _UNIT_DETERMINANT:
             matrix = matrix / determinant ** (1 / 3)
         object.__setattr__(self, "covariance", matrix)
+        object.__setattr__(self, "_precision", torch.linalg.inv(matrix))
 
     @property
     def size(self) -> None:
@@ -64,8 +66,7 @@ class Gaussian(AtomPrior):
 
     def forces(self, positions: Tensor) -> Tensor:
         """Minus the gradient of the energy: (n, 3) -> (n, 3)."""
-        precision = torch.linalg.inv(torch.as_tensor(self.covariance)).to(positions)
-        forces: Tensor = -self.strength * positions @ precision
+        forces: Tensor = -self.strength * positions @ self._precision.to(positions)
         return forces
 
     def place(self, uniform: Tensor, normal: Tensor) -> Tensor:
