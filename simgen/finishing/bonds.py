@@ -454,18 +454,22 @@ class BondStatistics:
         found: Counter[Key] = self._cache["totals"]
         return found
 
-    def feature_cost(self, feature: str, condition: Key, value: float, noise: float) -> float:
-        """Negative log density of a feature's value under a condition, at a positional noise."""
+    def feature_costs(self, feature: str, condition: Key, noise: float) -> Array:
+        """Negative log density of a feature in each bin, under a condition and at a noise."""
         key = (feature, 0, condition, noise)
         if key not in self._cache:
             self._cache[key] = -np.log(self._density(feature, 0, condition, noise))
-        return float(self._cache[key][_AXES[feature].bin(value)])
+        costs: Array = self._cache[key]
+        return costs
 
-    def gap_cost(self, value: float, radii: float, noise: float) -> float:
-        """Extra cost of leaving a close pair unbonded, over what bonding it costs on average."""
+    def gap_cost(self, radii: float) -> float:
+        """Extra cost of leaving a close pair unbonded, over what bonding it costs on average.
+
+        Without that of its distance; ``radii`` is the sum of the covalent radii, angstrom.
+        """
         n_gaps = self.histograms["gap"].get((), Counter()).total() + 1.0
         odds = n_gaps / (self.bonds.total() + 1.0)
-        return self.feature_cost("gap", (), value, noise) + float(np.log(radii / odds))
+        return float(np.log(radii / odds))
 
     def _density(self, feature: str, level: int, condition: Key, noise: float) -> Array:
         key = ("density", feature, level, condition, noise)
@@ -799,20 +803,20 @@ def _candidates(
 ) -> list[_Solution]:
     """Best solution at each noise level that has one."""
     optional = reach - bonded_pairs(numbers, x, firm_factor) - set(wanted.known.orders)
-    whole = _Skeleton.build(numbers, x, reach)
-    skeletons: dict[frozenset[tuple[int, int]], _Skeleton] = {frozenset(reach): whole}
+    pairs = frozenset(reach)
+    loose = _Problem(_Skeleton.build(numbers, x, pairs), optional, wanted, table)
+    problems = {} if optional else {pairs: loose}
     solutions = []
     for level in levels:
         surprise = level / MEAN_NOISE
-        pairs = frozenset(reach)
         if optional:
-            loose = _solve(whole, optional, wanted, level, table)
-            if loose is None:
+            bonded = loose.solve(level)
+            if bonded is None:
                 continue
-            pairs = frozenset(pair for pair, order in loose.orders.items() if order > 0)
-        if pairs not in skeletons:
-            skeletons[pairs] = _Skeleton.build(numbers, x, pairs)
-        solution = _solve(skeletons[pairs], set(), wanted, level, table)
+            pairs = frozenset(pair for pair, order in bonded.orders.items() if order > 0)
+        if pairs not in problems:
+            problems[pairs] = _Problem(_Skeleton.build(numbers, x, pairs), set(), wanted, table)
+        solution = problems[pairs].solve(level)
         if solution is not None:
             solutions.append(replace(solution, cost=solution.cost + surprise))
     return solutions
@@ -829,16 +833,16 @@ class _Programme:
     """An integer linear programme in binary variables, built term by term."""
 
     def __init__(self) -> None:
-        self.costs: list[float] = []
+        self.n_variables = 0
         self.rows: list[int] = []
         self.columns: list[int] = []
         self.values: list[float] = []
         self.lower: list[float] = []
         self.upper: list[float] = []
 
-    def variable(self, cost: float) -> int:
-        self.costs.append(cost)
-        return len(self.costs) - 1
+    def variable(self) -> int:
+        self.n_variables += 1
+        return self.n_variables - 1
 
     def constrain(self, terms: Iterable[tuple[int, float]], lower: float, upper: float) -> None:
         for column, value in terms:
@@ -848,14 +852,14 @@ class _Programme:
         self.lower.append(lower)
         self.upper.append(upper)
 
-    def solve(self) -> tuple[float, NDArray[np.bool_]] | None:
+    def solve(self, costs: Array) -> tuple[float, NDArray[np.bool_]] | None:
         matrix = csr_array(
-            (self.values, (self.rows, self.columns)), shape=(len(self.lower), len(self.costs))
+            (self.values, (self.rows, self.columns)), shape=(len(self.lower), self.n_variables)
         )
         for integral in (0, 1):  # the relaxation is nearly always integral, hence optimal
             result = milp(
-                np.array(self.costs),
-                integrality=np.full(len(self.costs), integral),
+                costs,
+                integrality=np.full(self.n_variables, integral),
                 bounds=Bounds(0, 1),
                 constraints=LinearConstraint(matrix, self.lower, self.upper),
                 options={"mip_rel_gap": 0.0, "presolve": bool(integral)},
@@ -867,115 +871,153 @@ class _Programme:
         return float(result.fun), result.x > 0.5
 
 
-def _solve(
-    skeleton: _Skeleton,
-    optional: set[tuple[int, int]],
-    wanted: _Wanted,
-    noise: float,
-    table: BondStatistics,
-) -> _Solution | None:
-    """Solve the integer programme on the skeleton's pairs, of which some may stay unbonded.
+class _Problem:
+    """The integer programme on a skeleton's pairs, of which some may stay unbonded.
 
-    Where some may, angles and rings are not known yet, and only lengths speak.
+    Where some may, angles and rings are not known yet, and only lengths speak. It is the same at
+    all noise levels, but for the costs.
     """
-    numbers = skeleton.atomic_numbers
-    programme = _Programme()
-    states: list[dict[State, int]] = []
-    for i, z in enumerate(numbers):
-        mine = [pair for pair in skeleton.pairs if i in pair]
-        n_firm = sum(pair not in optional for pair in mine)
-        degrees = range(max(n_firm, 1), len(mine) + 1)
-        of_atom: dict[State, int] = {}
-        for degree in degrees:
-            ring = None if optional else skeleton.atom_ring[i]
-            for state, cost in wanted.state_costs(i, z, degree, ring, table).items():
-                if not optional and i in skeleton.shape:
-                    feature, value = skeleton.shape[i]
-                    cost += table.feature_cost(feature, (state, ring), value, noise)
-                of_atom[state] = programme.variable(cost)
-        if not of_atom:
-            return None
-        programme.constrain([(v, 1.0) for v in of_atom.values()], 1.0, 1.0)
-        states.append(of_atom)
 
-    # bond variables: (order, state of i, state of j); at_end[i, state][order] collects them
-    at_end: dict[tuple[int, State], dict[int, list[int]]] = defaultdict(lambda: defaultdict(list))
-    absent: dict[tuple[int, int], int] = {}
-    chosen: dict[tuple[int, int], list[tuple[int, int]]] = {}
-    for b, (i, j) in enumerate(skeleton.pairs):
-        length = skeleton.length(b)
-        variables: list[tuple[int, int]] = []
-        ends: dict[tuple[int, State], list[int]] = defaultdict(list)
-        for s, t in product(states[i], states[j]):
-            for order in _orders(s, t):
-                if wanted.known.orders.get((i, j), order) != order:
-                    continue
+    def __init__(
+        self,
+        skeleton: _Skeleton,
+        optional: set[tuple[int, int]],
+        wanted: _Wanted,
+        table: BondStatistics,
+    ) -> None:
+        self._n_atoms = len(skeleton.atomic_numbers)
+        self._table = table
+        self._programme = _Programme()
+        self._costs: list[float] = []
+        # What the noise decides on: variable, feature, condition and bin.
+        self._features: list[tuple[int, str, Key, int]] = []
+        self._states: list[dict[State, int]] = []
+        self._orders: dict[tuple[int, int], list[tuple[int, int]]] = {}
+        self._absent: dict[tuple[int, int], int] = {}
+        self._add_states(skeleton, optional, wanted)
+        self._is_possible = all(self._states)
+        if self._is_possible:
+            self._add_bonds(skeleton, optional, wanted)
+            self._constrain_totals(wanted)
+
+    def solve(self, noise: float) -> _Solution | None:
+        """Return the likeliest assignment at a noise level, if there is one."""
+        if not self._is_possible:
+            return None
+        costs = self._costs.copy()
+        for variable, feature, condition, bin_ in self._features:
+            costs[variable] += self._table.feature_costs(feature, condition, noise)[bin_]
+        while True:
+            solved = self._programme.solve(np.array(costs))
+            if solved is None:
+                return None
+            cost, values = solved
+            orders = {
+                pair: next((order for v, order in variables if values[v]), 0)
+                for pair, variables in self._orders.items()
+            }
+            labels = fragments(self._n_atoms, {pair for pair, order in orders.items() if order})
+            if labels.max() == 0:
+                break
+            # fragments must not stay apart: one of the optional bonds leaving this one has to be
+            leaving = [
+                v for (i, j), v in self._absent.items() if (labels[i] == 0) != (labels[j] == 0)
+            ]
+            self._programme.constrain([(v, 1.0) for v in leaving], -np.inf, len(leaving) - 1.0)
+        picked = [next(s for s, v in of_atom.items() if values[v]) for of_atom in self._states]
+        return _Solution(cost, picked, orders)
+
+    def _variable(self, cost: float, *features: tuple[str, Key, float]) -> int:
+        """Add a variable that costs this and what the values of features say at a noise level."""
+        variable = self._programme.variable()
+        self._costs.append(cost)
+        for feature, condition, value in features:
+            self._features.append((variable, feature, condition, _AXES[feature].bin(value)))
+        return variable
+
+    def _add_states(
+        self, skeleton: _Skeleton, optional: set[tuple[int, int]], wanted: _Wanted
+    ) -> None:
+        """Each atom is in one state."""
+        for i, z in enumerate(skeleton.atomic_numbers):
+            mine = [pair for pair in skeleton.pairs if i in pair]
+            n_firm = sum(pair not in optional for pair in mine)
+            of_atom: dict[State, int] = {}
+            for degree in range(max(n_firm, 1), len(mine) + 1):
+                ring = None if optional else skeleton.atom_ring[i]
+                for state, cost in wanted.state_costs(i, z, degree, ring, self._table).items():
+                    shape = []
+                    if not optional and i in skeleton.shape:
+                        feature, value = skeleton.shape[i]
+                        shape = [(feature, (state, ring), value)]
+                    of_atom[state] = self._variable(cost, *shape)
+            self._programme.constrain([(v, 1.0) for v in of_atom.values()], 1.0, 1.0)
+            self._states.append(of_atom)
+
+    def _add_bonds(
+        self, skeleton: _Skeleton, optional: set[tuple[int, int]], wanted: _Wanted
+    ) -> None:
+        """Each pair has an order, or none, that suits the states of its ends."""
+        # Variables are (order, state of i, state of j); at_end[i, state][order] collects them.
+        at_end: dict[tuple[int, State], dict[int, list[int]]] = defaultdict(
+            lambda: defaultdict(list)
+        )
+        for b, (i, j) in enumerate(skeleton.pairs):
+            length = skeleton.length(b)
+            variables: list[tuple[int, int]] = []
+            ends: dict[tuple[int, State], list[int]] = defaultdict(list)
+            for s, t in product(self._states[i], self._states[j]):
                 first, second = sorted((s, t))
-                cost = table.pair_cost(first, second, order)
-                cost += table.feature_cost("length", (first, second, order), length, noise)
-                if not optional and b in skeleton.twist:
-                    condition = (first, second, order, skeleton.bond_ring[b])
-                    cost += table.feature_cost("twist", condition, skeleton.twist[b], noise)
-                v = programme.variable(cost)
-                variables.append((v, order))
-                for end in ((i, s), (j, t)):
-                    ends[end].append(v)
-                    at_end[end][order].append(v)
-        if (i, j) in optional:
-            radii = COVALENT_RADII[numbers[i]] + COVALENT_RADII[numbers[j]]
-            absent[i, j] = programme.variable(table.gap_cost(length / radii, radii, noise))
-            everything = [(v, 1.0) for v, _ in variables]
-            programme.constrain([*everything, (absent[i, j], 1.0)], 1.0, 1.0)
-        for k in (i, j):
-            for state, x_s in states[k].items():
-                terms = [*((v, 1.0) for v in ends[k, state]), (x_s, -1.0)]
-                programme.constrain(terms, -np.inf if (i, j) in optional else 0.0, 0.0)
-        chosen[i, j] = variables
-    for i, of_atom in enumerate(states):
-        for state, x_s in of_atom.items():
-            by_order = at_end[i, state]
-            for order, n in ((2, state.n_double), (3, state.n_triple)):
-                if n > 0:  # otherwise there are no such bonds to begin with
-                    terms = [*((v, 1.0) for v in by_order[order]), (x_s, -float(n))]
-                    programme.constrain(terms, 0.0, 0.0)
-            if optional:
-                all_orders = [(v, 1.0) for group in by_order.values() for v in group]
-                programme.constrain([*all_orders, (x_s, -float(state.degree))], 0.0, 0.0)
-    charges = [
-        (x_s, float(state.charge))
-        for of_atom in states
-        for state, x_s in of_atom.items()
-        if state.charge
-    ]
-    programme.constrain(charges, wanted.charge, wanted.charge)
-    if wanted.n_hydrogens is not None:
-        hydrogens = [
-            (x_s, float(state.n_hydrogens))
-            for of_atom in states
-            for state, x_s in of_atom.items()
-            if state.n_hydrogens
-        ]
-        programme.constrain(hydrogens, wanted.n_hydrogens, wanted.n_hydrogens)
+                for order in _orders(s, t):
+                    if wanted.known.orders.get((i, j), order) != order:
+                        continue
+                    features: list[tuple[str, Key, float]] = [
+                        ("length", (first, second, order), length)
+                    ]
+                    if not optional and b in skeleton.twist:
+                        condition = (first, second, order, skeleton.bond_ring[b])
+                        features.append(("twist", condition, skeleton.twist[b]))
+                    v = self._variable(self._table.pair_cost(first, second, order), *features)
+                    variables.append((v, order))
+                    for end in ((i, s), (j, t)):
+                        ends[end].append(v)
+                        at_end[end][order].append(v)
+            if (i, j) in optional:
+                z_i, z_j = skeleton.atomic_numbers[i], skeleton.atomic_numbers[j]
+                radii = COVALENT_RADII[z_i] + COVALENT_RADII[z_j]
+                absent = self._variable(self._table.gap_cost(radii), ("gap", (), length / radii))
+                self._absent[i, j] = absent
+                everything = [(v, 1.0) for v, _ in variables]
+                self._programme.constrain([*everything, (absent, 1.0)], 1.0, 1.0)
+            for k in (i, j):
+                for state, x_s in self._states[k].items():
+                    terms = [*((v, 1.0) for v in ends[k, state]), (x_s, -1.0)]
+                    lowest = -np.inf if (i, j) in optional else 0.0
+                    self._programme.constrain(terms, lowest, 0.0)
+            self._orders[i, j] = variables
+        for i, of_atom in enumerate(self._states):
+            for state, x_s in of_atom.items():
+                by_order = at_end[i, state]
+                for order, n in ((2, state.n_double), (3, state.n_triple)):
+                    if n > 0:  # otherwise there are no such bonds to begin with
+                        terms = [*((v, 1.0) for v in by_order[order]), (x_s, -float(n))]
+                        self._programme.constrain(terms, 0.0, 0.0)
+                if optional:
+                    all_orders = [(v, 1.0) for group in by_order.values() for v in group]
+                    terms = [*all_orders, (x_s, -float(state.degree))]
+                    self._programme.constrain(terms, 0.0, 0.0)
 
-    while True:
-        solved = programme.solve()
-        if solved is None:
-            return None
-        cost, values = solved
-        orders = {
-            pair: next((order for v, order in variables if values[v]), 0)
-            for pair, variables in chosen.items()
-        }
-        labels = fragments(len(numbers), {pair for pair, order in orders.items() if order})
-        if labels.max() == 0:
-            break
-        # fragments must not stay apart: one of the optional bonds leaving this one has to be
-        leaving = [v for (i, j), v in absent.items() if (labels[i] == 0) != (labels[j] == 0)]
-        programme.constrain([(v, 1.0) for v in leaving], -np.inf, len(leaving) - 1.0)
-    picked = [next(s for s, v in of_atom.items() if values[v]) for of_atom in states]
-    return _Solution(cost, picked, orders)
+    def _constrain_totals(self, wanted: _Wanted) -> None:
+        """The charge of the molecule, and its number of hydrogens if that is given."""
+        in_states = [(x_s, state) for of_atom in self._states for state, x_s in of_atom.items()]
+        charges = [(x_s, float(state.charge)) for x_s, state in in_states if state.charge]
+        self._programme.constrain(charges, wanted.charge, wanted.charge)
+        if wanted.n_hydrogens is not None:
+            hydrogens = [(x_s, float(s.n_hydrogens)) for x_s, s in in_states if s.n_hydrogens]
+            self._programme.constrain(hydrogens, wanted.n_hydrogens, wanted.n_hydrogens)
 
 
+@lru_cache(maxsize=4096)
 def _orders(a: State, b: State) -> list[int]:
     """Orders possible for a bond between two states."""
     n_double, n_triple = min(a.n_double, b.n_double), min(a.n_triple, b.n_triple)
