@@ -22,6 +22,7 @@ the cycles along which their sheets are exchanged.
 
 from __future__ import annotations
 
+import ctypes
 import math
 from collections.abc import Iterator, Sequence
 from functools import cache
@@ -32,6 +33,7 @@ from torch import Tensor
 from simgen.elements import COVALENT_RADII, SYMBOLS
 from simgen.errors import ConfigError
 from simgen.graph import Layout, components, edge_vectors, molecule_pairs
+from simgen.models.compiled import library
 from simgen.molecules import MoleculeBatch
 
 BOND_REACH = 1.2
@@ -110,9 +112,12 @@ class Cohesion:
     def _score(self, batch: MoleculeBatch, slots: Tensor) -> Tensor:
         """The score for a weight of 1; ``slots`` as ``senders`` of :class:`simgen.graph.Chunk`."""
         positions = batch.positions
-        score = torch.zeros_like(positions)
         if not slots.numel():
-            return score
+            return torch.zeros_like(positions)
+        code = library(positions.dtype) if positions.device.type == "cpu" else None
+        if code is not None and not self.loops:
+            return self._compiled_score(batch, slots, code)
+        score = torch.zeros_like(positions)
         vectors = positions[:, None] - positions[slots]
         distances = vectors.square().sum(2).clamp(min=SMALLEST_SQUARE).sqrt()
         radius = _radii(positions.dtype, positions.device)[batch.atomic_numbers]
@@ -137,6 +142,19 @@ class Cohesion:
             pull = vectors[receiver, slot] / (shares * distances[receiver, slot])[:, None]
             score.index_add_(0, slots[receiver, slot], pull)
             score.index_add_(0, receiver, pull, alpha=-1.0)
+        return score
+
+    def _compiled_score(self, batch: MoleculeBatch, slots: Tensor, code: ctypes.CDLL) -> Tensor:
+        positions = batch.positions.detach().contiguous()
+        radius = _radii(positions.dtype, positions.device)[batch.atomic_numbers]
+        shut = self._shut(batch) if self.closed else None
+        parent, shares = torch.empty(2, batch.n_atoms, dtype=torch.int64).unbind(0)
+        gaps, score = torch.empty_like(radius), torch.empty_like(positions)
+        code.cohesion(
+            *(*slots.shape, positions.data_ptr(), slots.data_ptr(), radius.data_ptr()),
+            *(None if shut is None else shut.data_ptr(), BOND_REACH, math.sqrt(SMALLEST_SQUARE)),
+            *(parent.data_ptr(), shares.data_ptr(), gaps.data_ptr(), score.data_ptr()),
+        )
         return score
 
     def _weight(self, sigma: float) -> float:

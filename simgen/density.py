@@ -467,13 +467,26 @@ class Repulsion:
 
     def score(self, batch: MoleculeBatch, sigma: float) -> Tensor:
         """Gradient of the log-density, shape (n_atoms, 3), 1/angstrom."""
-        parts = []
+        on_cpu = batch.positions.device.type == "cpu"
+        code = library(batch.positions.dtype) if on_cpu else None
         with torch.no_grad():
-            for chunk in self._layout.chunks(batch):
-                vectors, energies = self._pairs(chunk.of(batch), chunk)
-                r = torch.linalg.vector_norm(vectors, dim=2).clamp(min=SMALLEST_DISTANCE)
-                parts.append(((REPULSION_DECAY * energies / r)[..., None] * vectors).sum(1))
-        return torch.cat(parts)
+            return torch.cat(
+                [self._score(chunk.of(batch), chunk, code) for chunk in self._layout.chunks(batch)]
+            )
+
+    def _score(self, batch: MoleculeBatch, chunk: Chunk, code: ctypes.CDLL | None) -> Tensor:
+        if code is None:
+            vectors, energies = self._pairs(batch, chunk)
+            r = torch.linalg.vector_norm(vectors, dim=2).clamp(min=SMALLEST_DISTANCE)
+            score: Tensor = ((REPULSION_DECAY * energies / r)[..., None] * vectors).sum(1)
+            return score
+        positions = batch.positions.contiguous()
+        score = torch.empty_like(positions)
+        code.repulsion(
+            *(*chunk.senders.shape, positions.data_ptr(), chunk.senders.data_ptr()),
+            *(REPULSION_STRENGTH, REPULSION_DECAY, SMALLEST_DISTANCE, score.data_ptr()),
+        )
+        return score
 
     @staticmethod
     def _pairs(batch: MoleculeBatch, chunk: Chunk) -> tuple[Tensor, Tensor]:

@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from physics import random_batch
 
-from simgen.density import NearReferences, extend, log_kernel
+from simgen.cohesion import Cohesion
+from simgen.density import NearReferences, Repulsion, extend, log_kernel
 from simgen.models import ForceField, FrozenForceField, NetworkConfig, compiled
 from simgen.models.compiled import library
 from simgen.molecules import MoleculeBatch
@@ -64,6 +65,30 @@ def test_loops_agree_with_torch(
     assert float((features - expected).norm()) <= TOLERANCE[dtype] * scale
     scale = max(float(gradient.norm()), 0.1 * float(weight.norm()) * scale)
     assert float((pullback(weight) - gradient).norm()) <= TOLERANCE[dtype] * scale
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@given(batch=batches(), closed=st.sets(st.integers(0, 8), max_size=3))
+@settings(max_examples=60, deadline=None)
+def test_cohesion_and_repulsion_agree_with_torch(
+    dtype: torch.dtype, batch: MoleculeBatch, closed: set[int]
+) -> None:
+    batch = batch.to(dtype=dtype)
+    for term, module in ((Cohesion(closed=sorted(closed)), "cohesion"), (Repulsion(), "density")):
+        with patch(f"simgen.{module}.library", return_value=None):
+            expected = term.score(batch, 0.3)
+        tolerance = TOLERANCE[dtype] * max(1.0, float(expected.norm()))
+        assert float((term.score(batch, 0.3) - expected).norm()) <= tolerance
+
+
+def test_fragments_share_equal_gaps() -> None:
+    """An atom between two others at the same distance is drawn to neither, both are drawn to it."""
+    square = 2.5 * torch.tensor([[-1.0, 0, 0], [0.0, 0, 0], [1.0, 0, 0], [9.0, 0, 0], [9.1, 0, 0]])
+    batch = MoleculeBatch.from_arrays([([6] * 5, square)] * 2, dtype=torch.float64)
+    with patch("simgen.cohesion.library", return_value=None):
+        expected = Cohesion().score(batch, 0.1)
+    torch.testing.assert_close(Cohesion().score(batch, 0.1), expected)
+    assert float(expected[1].norm()) < float(expected[0].norm())
 
 
 def test_a_molecule_is_the_same_beside_any_other() -> None:

@@ -1,4 +1,4 @@
-"""The loops of a frozen force field in C, where the machine has a compiler.
+"""The loops of a frozen force field, and of a score, in C, where the machine has a compiler.
 
 Between its matrix products a network of the usual kind does little with much data, in hundreds of
 calls of torch. ``fused.c`` does the same in a few loops. It is compiled when it is needed first and
@@ -48,6 +48,8 @@ _SIGNATURES = {
     "products": "iiii aa i aa a",
     "products_pullback": "iiii aa i aa a i a",
     "near_kernel": "iiii r aaa aaa aaaa",
+    "repulsion": "ii aa rrr a",
+    "cohesion": "ii aaaa rr aa aa",
 }
 
 

@@ -511,3 +511,87 @@ void near_kernel(int64_t n_atoms, int64_t n_references, int64_t n_leading, int64
         log_k[i] += log2(sums[i]);
     }
 }
+
+/* The difference of two positions; returns its length, or smallest where it is shorter. */
+static inline REAL between(const REAL *x, const REAL *y, double smallest, REAL *d)
+{
+    REAL square = 0;
+    for (int k = 0; k < 3; k++) {
+        d[k] = x[k] - y[k];
+        square += d[k] * d[k];
+    }
+    const REAL least = smallest * smallest;
+    return sqrt(square > least ? square : least);
+}
+
+/* Score of E = strength * sum over pairs of exp(-decay * r): see density.py, Repulsion.
+ *
+ * positions: (n_atoms, 3), senders: (n_atoms, n_slots), the atom itself in slots left over.
+ * Out: score (n_atoms, 3). */
+void repulsion(int64_t n_atoms, int64_t n_slots, const REAL *positions, const int64_t *senders,
+               double strength, double decay, double smallest, REAL *score)
+{
+    memset(score, 0, 3 * n_atoms * sizeof *score);
+    for (int64_t i = 0; i < n_atoms; i++)
+        for (int64_t s = 0; s < n_slots; s++) {
+            const int64_t j = senders[i * n_slots + s];
+            if (j <= i) continue; /* each pair comes twice */
+            REAL d[3];
+            const REAL r = between(positions + 3 * i, positions + 3 * j, smallest, d);
+            const REAL force = strength * decay * exp(-decay * r) / r;
+            for (int k = 0; k < 3; k++) {
+                score[3 * i + k] += force * d[k];
+                score[3 * j + k] -= force * d[k];
+            }
+        }
+}
+
+/* Draw each fragment to the nearest atom of another one: see cohesion.py.
+ *
+ * positions and senders as above; radius (n_atoms); shut (n_atoms), or NULL: atoms to and from which
+ * no gap is measured. Atoms closer than reach times the sum of their radii hang together.
+ * Workspace: parent, shares (n_atoms), gap (n_atoms). Out: score (n_atoms, 3). */
+void cohesion(int64_t n_atoms, int64_t n_slots, const REAL *positions, const int64_t *senders,
+              const REAL *radius, const uint8_t *shut, double reach, double smallest,
+              int64_t *parent, int64_t *shares, REAL *gap, REAL *score)
+{
+    memset(score, 0, 3 * n_atoms * sizeof *score);
+    REAL d[3];
+    for (int64_t i = 0; i < n_atoms; i++) {
+        parent[i] = i;
+        shares[i] = 0;
+        gap[i] = INFINITY;
+    }
+    for (int64_t i = 0; i < n_atoms; i++)
+        for (int64_t s = 0; s < n_slots; s++) {
+            const int64_t j = senders[i * n_slots + s];
+            if (j <= i) continue;
+            const REAL limit = (REAL)reach * (radius[j] + radius[i]);
+            if (!(between(positions + 3 * i, positions + 3 * j, smallest, d) < limit)) continue;
+            int64_t a = i, b = j;
+            while (parent[a] != a) a = parent[a];
+            while (parent[b] != b) b = parent[b];
+            /* A fragment is known by the first of its atoms. */
+            if (a < b) parent[b] = a;
+            else parent[a] = b;
+        }
+    for (int64_t i = 0; i < n_atoms; i++) parent[i] = parent[parent[i]];
+    /* Gaps, then how many pairs of atoms share each of them, then the pull. */
+    for (int pass = 0; pass < 3; pass++)
+        for (int64_t i = 0; i < n_atoms; i++)
+            for (int64_t s = 0; s < n_slots; s++) {
+                const int64_t j = senders[i * n_slots + s], fragment = parent[i];
+                if (parent[j] == fragment || (shut && (shut[i] || shut[j]))) continue;
+                const REAL r = between(positions + 3 * i, positions + 3 * j, smallest, d);
+                if (pass == 0) {
+                    gap[fragment] = r < gap[fragment] ? r : gap[fragment];
+                } else if (r == gap[fragment]) {
+                    if (pass == 1) shares[fragment]++;
+                    for (int k = 0; pass == 2 && k < 3; k++) {
+                        const REAL pull = d[k] / (shares[fragment] * r);
+                        score[3 * j + k] += pull;
+                        score[3 * i + k] -= pull;
+                    }
+                }
+            }
+}
