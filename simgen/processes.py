@@ -33,6 +33,21 @@ def worker_context() -> BaseContext:
     return multiprocessing.get_context("forkserver")
 
 
+def end_with_parent() -> None:
+    """Let this worker process end when the one that it works for is gone, however that ended.
+
+    Whoever waits for work never hears that there will be none if nobody was left to say so.
+    """
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_outlive, args=(parent,), daemon=True).start()
+
+
+def _outlive(parent: multiprocessing.process.BaseProcess) -> None:
+    parent.join()
+    os._exit(1)
+
+
 @contextmanager
 def _inherited() -> Iterator[None]:
     """Environment and signals as the server is to inherit them."""

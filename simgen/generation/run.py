@@ -33,7 +33,7 @@ from simgen.generation.result import (
 from simgen.generation.timing import timed
 from simgen.models import ForceField
 from simgen.noise import Noise, Stream
-from simgen.processes import worker_context
+from simgen.processes import end_with_parent, worker_context
 from simgen.reference import ReferenceSet
 from simgen.sampling import Callback
 from simgen.validation import mark_duplicates
@@ -313,6 +313,7 @@ def _start_worker(make_maker: Callable[[], Maker], shares: SimpleQueue[tuple[int
     """Prepare a worker process, which puts the first attempt of a chunk and what is done there."""
     global _worker
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent process decides what happens
+    end_with_parent()
     keep_freed_memory()
     torch.set_num_threads(1)
     _worker = _Worker(make_maker, shares)
