@@ -676,6 +676,7 @@ def _drop_metrics_after(path: Path, step: int) -> None:
 def plot_metrics(metrics: Path, picture: Path) -> None:
     """Draw the validation errors of a run against its steps."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator
 
     with metrics.open(newline="") as file:
         rows = list(csv.DictReader(file))
@@ -689,6 +690,7 @@ def plot_metrics(metrics: Path, picture: Path) -> None:
         axes.semilogy([int(row["step"]) for row in rows], [float(row[key]) for row in rows])
         axes.set_xlabel("step")
         axes.set_ylabel(label)
+        axes.yaxis.set_minor_locator(LogLocator(subs=(2, 5)))
         axes.yaxis.set_major_formatter("{x:g}")
         axes.yaxis.set_minor_formatter("{x:g}")
         axes.grid(alpha=0.3, which="both")
