@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -40,6 +41,9 @@ _RELAXATION_STEPS = 500
 """Most steps of the relaxation of all atoms."""
 _CLASSICAL = "relaxed classically: the force field has a hole here"
 """Detail of molecules that could not be relaxed in the force field."""
+
+Elements = tuple[int, ...]
+"""Atomic numbers of heavy atoms, ascending."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -106,14 +110,28 @@ class Finisher:
         self.dtype = dtype
         self.device = device
         self.timings = timings
+        self._keys: dict[Elements, frozenset[str]] = {}
 
     @cached_property
-    def known(self) -> frozenset[str] | None:
-        """:func:`simgen.validation.molecule_key` of each reference molecule; None without any.
+    def _reference_of(self) -> dict[Elements, list[Chem.Mol]]:
+        """Reference molecules by their heavy atoms."""
+        groups: dict[Elements, list[Chem.Mol]] = defaultdict(list)
+        for mol in self.reference:
+            groups[_heavy_elements(mol)].append(mol)
+        return groups
 
-        Only worked out once molecules are finished: sampling is to begin at once.
+    def known(self, mol: Chem.Mol) -> frozenset[str] | None:
+        """Keys of what this molecule may be among the reference; None without a reference.
+
+        Those of all reference molecules would take longer than to make a molecule.
         """
-        return frozenset(molecule_key(mol) for mol in self.reference) or None
+        if not self.reference:
+            return None
+        elements = _heavy_elements(mol)
+        if elements not in self._keys:
+            alike = self._reference_of.get(elements, [])
+            self._keys[elements] = frozenset(map(molecule_key, alike))
+        return self._keys[elements]
 
     def finish(self, skeletons: Sequence[Skeleton]) -> list[Attempt]:
         """Bonds, hydrogens, relaxation and checks."""
@@ -250,7 +268,7 @@ class Finisher:
             relaxation_energy=relaxed.energy if relaxed.finite else None,
             n_dropped=n_dropped,
             similarity=skeleton.similarity,
-            known=self.known,
+            known=self.known(mol),
         )
         if report.sanitised:
             graph = Chem.RemoveHs(mol)
@@ -286,6 +304,10 @@ class Finisher:
             if alerts and config.filters.reject:
                 return replace(report, status=Status.REJECTED, detail=alerts[0])
         return report
+
+
+def _heavy_elements(mol: Chem.Mol) -> Elements:
+    return tuple(sorted(a.GetAtomicNum() for a in mol.GetAtoms() if a.GetAtomicNum() > 1))
 
 
 def _is_sound(relaxed: _Relaxed) -> bool:
