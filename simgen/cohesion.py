@@ -33,7 +33,7 @@ from torch import Tensor
 from simgen.elements import COVALENT_RADII, SYMBOLS
 from simgen.errors import ConfigError
 from simgen.graph import Layout, components, edge_vectors, molecule_pairs
-from simgen.models.compiled import library
+from simgen.models.compiled import library_for
 from simgen.molecules import MoleculeBatch
 
 BOND_REACH = 1.2
@@ -114,7 +114,7 @@ class Cohesion:
         positions = batch.positions
         if not slots.numel():
             return torch.zeros_like(positions)
-        code = library(positions.dtype) if positions.device.type == "cpu" else None
+        code = library_for(positions)
         if code is not None and not self.loops:
             return self._compiled_score(batch, slots, code)
         score = torch.zeros_like(positions)

@@ -34,7 +34,7 @@ from torch.autograd.function import once_differentiable
 from simgen.descriptors import Descriptor, linearise
 from simgen.errors import InputError
 from simgen.graph import Chunk, Layout, molecule_pairs
-from simgen.models.compiled import LANES, library
+from simgen.models.compiled import LANES, library_for
 from simgen.molecules import MoleculeBatch
 from simgen.schedules import kernel_sharpness
 
@@ -346,8 +346,7 @@ class SimilarityKernel:
             lambda number: self._references[self.themes[number]]
         )
         # The references of a theme are so few that none are worth leaving out.
-        compiled = features.device.type == "cpu" and not self.themes
-        code = library(features.dtype) if compiled else None
+        code = None if self.themes else library_for(features)
         self._near = None if code is None else NearReferences(features - self._centre, code)
         widths = dict(widths or {})
         if any(width <= 0 for width in widths.values()):
@@ -467,8 +466,7 @@ class Repulsion:
 
     def score(self, batch: MoleculeBatch, sigma: float) -> Tensor:
         """Gradient of the log-density, shape (n_atoms, 3), 1/angstrom."""
-        on_cpu = batch.positions.device.type == "cpu"
-        code = library(batch.positions.dtype) if on_cpu else None
+        code = library_for(batch.positions)
         with torch.no_grad():
             return torch.cat(
                 [self._score(chunk.of(batch), chunk, code) for chunk in self._layout.chunks(batch)]

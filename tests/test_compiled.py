@@ -33,7 +33,7 @@ pytestmark = pytest.mark.skipif(library(torch.float64) is None, reason="no C com
 def fields(name: str, dtype: torch.dtype) -> tuple[FrozenForceField, FrozenForceField]:
     """The same weights, with and without compiled loops."""
     model = ForceField(CONFIGS[name], scale=3.0, seed=1).to(dtype).requires_grad_(False)
-    with patch("simgen.models.frozen.library", return_value=None):
+    with patch("simgen.models.frozen.library_for", return_value=None):
         plain = FrozenForceField(model, min_distance=0.75)
     return FrozenForceField(model, min_distance=0.75), plain
 
@@ -75,7 +75,7 @@ def test_cohesion_and_repulsion_agree_with_torch(
 ) -> None:
     batch = batch.to(dtype=dtype)
     for term, module in ((Cohesion(closed=sorted(closed)), "cohesion"), (Repulsion(), "density")):
-        with patch(f"simgen.{module}.library", return_value=None):
+        with patch(f"simgen.{module}.library_for", return_value=None):
             expected = term.score(batch, 0.3)
         tolerance = TOLERANCE[dtype] * max(1.0, float(expected.norm()))
         assert float((term.score(batch, 0.3) - expected).norm()) <= tolerance
@@ -83,9 +83,9 @@ def test_cohesion_and_repulsion_agree_with_torch(
 
 def test_fragments_share_equal_gaps() -> None:
     """An atom between two others at the same distance is drawn to neither, both are drawn to it."""
-    square = 2.5 * torch.tensor([[-1.0, 0, 0], [0.0, 0, 0], [1.0, 0, 0], [9.0, 0, 0], [9.1, 0, 0]])
-    batch = MoleculeBatch.from_arrays([([6] * 5, square)] * 2, dtype=torch.float64)
-    with patch("simgen.cohesion.library", return_value=None):
+    line = 2.5 * torch.tensor([[-1.0, 0, 0], [0.0, 0, 0], [1.0, 0, 0], [9.0, 0, 0], [9.1, 0, 0]])
+    batch = MoleculeBatch.from_arrays([([6] * 5, line)] * 2, dtype=torch.float64)
+    with patch("simgen.cohesion.library_for", return_value=None):
         expected = Cohesion().score(batch, 0.1)
     torch.testing.assert_close(Cohesion().score(batch, 0.1), expected)
     assert float(expected[1].norm()) < float(expected[0].norm())

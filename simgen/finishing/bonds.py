@@ -1018,11 +1018,12 @@ class _Problem:
 
 
 @lru_cache(maxsize=4096)
-def _orders(a: State, b: State) -> list[int]:
+def _orders(a: State, b: State) -> tuple[int, ...]:
     """Orders possible for a bond between two states."""
     n_double, n_triple = min(a.n_double, b.n_double), min(a.n_triple, b.n_triple)
     single = a.n_single and b.n_single
-    return [o for o, possible in ((1, single), (2, n_double), (3, n_triple)) if possible]
+    possible = ((1, single), (2, n_double), (3, n_triple))
+    return tuple(order for order, is_possible in possible if is_possible)
 
 
 def _build(x: Array, solution: _Solution) -> Chem.Mol | None:

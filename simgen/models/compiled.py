@@ -82,6 +82,11 @@ def library(dtype: torch.dtype) -> ctypes.CDLL | None:
     return loaded
 
 
+def library_for(tensor: Tensor) -> ctypes.CDLL | None:
+    """Return the loops for the dtype of a tensor, if it is where they can reach it."""
+    return library(tensor.dtype) if tensor.device.type == "cpu" else None
+
+
 def _cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "simgen"
 

@@ -54,7 +54,7 @@ from simgen.models.compiled import (
     Products,
     ScalarLayer,
     Splines,
-    library,
+    library_for,
 )
 from simgen.models.network import DIRECTION_EPS, Features, ForceField, Layer
 from simgen.models.product import symmetric_polynomials
@@ -474,7 +474,7 @@ class FrozenForceField:
 
     def _compile(self) -> CompiledNetwork | None:
         """Hand the weights over to compiled loops, where they fit this network and the machine."""
-        code = library(self.dtype) if self.device.type == "cpu" else None
+        code = library_for(self._slopes)
         if code is None or not all(layer.is_plain for layer in self._layers):
             return None
         smallest = self._min_distance or 0.0
