@@ -24,17 +24,18 @@ import ctypes
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
+from scipy.spatial import KDTree
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from simgen.descriptors import Descriptor, linearise
 from simgen.errors import InputError
 from simgen.graph import Chunk, Layout, molecule_pairs
-from simgen.models.compiled import LANES, library_for
+from simgen.models.compiled import library_for
 from simgen.molecules import MoleculeBatch
 from simgen.schedules import kernel_sharpness
 
@@ -51,10 +52,10 @@ MAX_KERNEL_ELEMENTS = 2**22
 """Elements of the kernel matrix that exist at once; bounds the memory of the kernel."""
 THEMES_AT_HAND = 64
 """Parts of the reference that are kept as tensors of their own, those used last."""
-MAX_BOUNDS = 2**19
-"""The same where references that matter are looked for; so few that they stay in the cache."""
-N_LEADING = 32
-"""Principal components by which references are told to be far."""
+LEAF_SIZE = 8
+"""References that are not sorted any further."""
+MAX_EXPONENTS = 2**18
+"""The same for compiled loops; so few that they stay in the cache."""
 NEGLIGIBLE = {torch.float32: 2.0**-20, torch.float64: 2.0**-44}
 """What references that are left out may count together, relative to the kernel."""
 LOG2_E = math.log2(math.e)
@@ -169,13 +170,19 @@ def extend(references: Tensor) -> Tensor:
 
 
 def log_kernel(
-    features: Tensor, extended: Tensor, precision: Tensor, *, with_gradient: bool
+    features: Tensor,
+    extended: Tensor,
+    precision: Tensor,
+    *,
+    with_gradient: bool,
+    code: ctypes.CDLL | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """Evaluate log k_i = logsumexp_j(-precision_i |a_i - b_j|^2 / 2) and its gradient.
 
-    In blocks of atoms, each of them two matrix products; there is never an (n, m, d) tensor, nor an
-    (n, m) one. Both arguments should be centred on the same point near the references, so that
-    little cancels in |a|^2 + |b|^2 - 2 a b.
+    In blocks of atoms; there is never an (n, m, d) tensor, nor an (n, m) one. The terms are a
+    product, and so is the gradient; compiled loops instead sum over those terms only that together
+    count more than ``NEGLIGIBLE``. Both arguments should be centred on the same point near the
+    references, so that little cancels in |a|^2 + |b|^2 - 2 a b.
 
     Parameters
     ----------
@@ -187,6 +194,8 @@ def log_kernel(
         Inverse square widths.
     with_gradient : bool
         Whether the gradient is wanted.
+    code : ctypes.CDLL, optional
+        Compiled loops for the dtype (:func:`simgen.models.compiled.library_for`).
 
     Returns
     -------
@@ -196,91 +205,49 @@ def log_kernel(
         Its derivatives: precision_i (mean_ij - a_i), with the mean of the b_j weighted by their
         terms of the sum.
     """
-    n_block = max(1, MAX_KERNEL_ELEMENTS // len(extended))
+    n_block = max(1, (MAX_KERNEL_ELEMENTS if code is None else MAX_EXPONENTS) // len(extended))
     blocks = zip(torch.split(features, n_block), torch.split(precision, n_block), strict=True)
+    sum_terms = _sum_terms if code is None else partial(_sum_near_terms, code)
     log_k, gradient = [], []
     for a, p in blocks:
-        p = p[:, None]
         # Exponents to the base of 2, which is the faster power.
-        binary = p * LOG2_E
-        weights = torch.cat([binary * a, binary], dim=1) @ extended.T
-        largest = weights.amax(1, keepdim=True)
-        weights.sub_(largest).clamp_(min=MIN_EXPONENT).exp2_()
-        total = weights.sum(1, keepdim=True)
-        squares = a.square().sum(1, keepdim=True)
-        log_k.append(((largest + total.log2()) / LOG2_E - 0.5 * p * squares).squeeze(1))
-        if with_gradient:
-            mean = (weights @ extended)[:, :-1] / total
-            gradient.append(p * (mean - a))
+        binary = LOG2_E * p[:, None]
+        exponents = torch.cat([binary * a, binary], dim=1) @ extended.T
+        log2_sum, mean = sum_terms(exponents, extended, with_gradient)
+        log_k.append(log2_sum / LOG2_E - 0.5 * p * a.square().sum(1))
+        if mean is not None:
+            gradient.append(p[:, None] * (mean - a))
     return torch.cat(log_k), torch.cat(gradient) if with_gradient else None
 
 
-class NearReferences:
-    """:func:`log_kernel` over those references only that matter, compiled.
+def _sum_terms(
+    exponents: Tensor, extended: Tensor, with_mean: bool
+) -> tuple[Tensor, Tensor | None]:
+    """log2 of the sums of 2^w, (n_atoms, n_references), and the references weighted by the terms.
 
-    In the axes of their principal components, features fall into a leading part and a rest. With
-    the rest of a_i . b_j replaced by the product of the lengths, which is no smaller, a matrix
-    product of the leading part bounds all terms of the sum; terms are computed where the bound does
-    not tell that all that are left out together are below ``NEGLIGIBLE``.
-
-    Parameters
-    ----------
-    references : Tensor, shape (n_references, n_features)
-        The b_j, centred.
-    code : ctypes.CDLL
-        What :func:`simgen.models.compiled.library` returns for their dtype.
+    Overwrites the exponents.
     """
+    largest = exponents.amax(1, keepdim=True)
+    weights = exponents.sub_(largest).clamp_(min=MIN_EXPONENT).exp2_()
+    total = weights.sum(1, keepdim=True)
+    mean = (weights @ extended)[:, :-1] / total if with_mean else None
+    return (largest + total.log2()).squeeze(1), mean
 
-    def __init__(self, references: Tensor, code: ctypes.CDLL) -> None:
-        self._code = code
-        exact = references.to(torch.float64)
-        # Its columns by falling variance.
-        axes = torch.linalg.eigh(exact.T @ exact).eigenvectors.flip(1)
-        n_features, lanes = len(axes), LANES[references.dtype]
-        self._width = -(-n_features // (4 * lanes)) * 4 * lanes
-        axes = torch.nn.functional.pad(axes, (0, self._width - n_features))
-        self._axes = axes.to(references.dtype)
-        turned = exact @ axes
-        rest = torch.linalg.vector_norm(turned[:, N_LEADING:], dim=1)
-        constant = -0.5 * turned.square().sum(1)
-        leading = torch.cat([turned[:, :N_LEADING], rest[:, None], constant[:, None]], 1)
-        self._leading = leading.to(references.dtype).contiguous()
-        self._turned = turned.to(references.dtype).contiguous()
-        self._rest = rest.to(references.dtype)
-        self._margin = math.log2(len(references) / NEGLIGIBLE[references.dtype])
 
-    def __call__(
-        self, features: Tensor, precision: Tensor, *, with_gradient: bool
-    ) -> tuple[Tensor, Tensor | None]:
-        """Evaluate as :func:`log_kernel` does."""
-        n_block = max(1, MAX_BOUNDS // len(self._turned))
-        blocks = zip(torch.split(features, n_block), torch.split(precision, n_block), strict=True)
-        parts = [self._block(a, p, with_gradient) for a, p in blocks]
-        gradients = [gradient for _, gradient in parts if gradient is not None]
-        log_k = torch.cat([part for part, _ in parts])
-        return log_k, torch.cat(gradients) if with_gradient else None
-
-    def _block(
-        self, features: Tensor, precision: Tensor, with_gradient: bool
-    ) -> tuple[Tensor, Tensor | None]:
-        a = features @ self._axes
-        rest = torch.linalg.vector_norm(a[:, N_LEADING:], dim=1)
-        binary = LOG2_E * precision
-        leading = torch.cat([a[:, :N_LEADING], rest[:, None], torch.ones_like(rest)[:, None]], 1)
-        bounds = (binary[:, None] * leading) @ self._leading.T
-        largest, sums, log_k = a.new_empty(3, len(a)).unbind(0)
-        mean = torch.empty_like(a) if with_gradient else None
-        self._code.near_kernel(
-            *(len(a), len(self._turned), min(N_LEADING, self._width), self._width, self._margin),
-            *(bounds.data_ptr(), a.data_ptr(), rest.data_ptr()),
-            *(self._turned.data_ptr(), self._rest.data_ptr(), binary.data_ptr()),
-            *(largest.data_ptr(), sums.data_ptr(), log_k.data_ptr()),
-            None if mean is None else mean.data_ptr(),
-        )
-        log_k = log_k / LOG2_E - 0.5 * precision * a.square().sum(1)
-        if mean is None:
-            return log_k, None
-        return log_k, precision[:, None] * ((mean - a) @ self._axes.T)
+def _sum_near_terms(
+    code: ctypes.CDLL, exponents: Tensor, extended: Tensor, with_mean: bool
+) -> tuple[Tensor, Tensor | None]:
+    """Do the same as :func:`_sum_terms`, but for terms that count next to nothing."""
+    (n_atoms, n_references), width = exponents.shape, extended.shape[1] - 1
+    largest, sums, log2_sum = exponents.new_empty(3, n_atoms).unbind(0)
+    mean = exponents.new_empty(n_atoms, width) if with_mean else None
+    margin = math.log2(n_references / NEGLIGIBLE[exponents.dtype])
+    code.sum_terms(
+        *(n_atoms, n_references, width, extended.stride(0), margin),
+        *(exponents.data_ptr(), extended.data_ptr(), largest.data_ptr(), sums.data_ptr()),
+        *(log2_sum.data_ptr(), None if mean is None else mean.data_ptr()),
+    )
+    return log2_sum, mean
 
 
 class _LogKernel(torch.autograd.Function):
@@ -341,13 +308,15 @@ class SimilarityKernel:
         self._layout = Layout(max_pairs)
         features = environments.features
         self._centre = features.mean(0)
-        self._references = extend(features - self._centre)
+        # References that are alike are adjacent: what is far from an atom is left out in groups.
+        order = torch.as_tensor(KDTree(features.cpu(), leafsize=LEAF_SIZE).indices)
+        order = order.to(features.device)
+        self._references = extend(features - self._centre)[order]
+        self._place = torch.argsort(order)
         self._of_theme = lru_cache(THEMES_AT_HAND)(
-            lambda number: self._references[self.themes[number]]
+            lambda number: self._references[self._place[self.themes[number]].sort().values]
         )
-        # The references of a theme are so few that none are worth leaving out.
-        code = None if self.themes else library_for(features)
-        self._near = None if code is None else NearReferences(features - self._centre, code)
+        self._code = library_for(features)
         widths = dict(widths or {})
         if any(width <= 0 for width in widths.values()):
             raise InputError(f"expected positive widths, got {widths}")
@@ -401,17 +370,14 @@ class SimilarityKernel:
         """:func:`log_kernel` of atoms with these features, each with the part it is to be like."""
         features = features - self._centre
         precision = self._precision(batch, sigma)
-        if self._near is not None:
-            return self._near(features, precision, with_gradient=with_gradient)
+        evaluate = partial(log_kernel, with_gradient=with_gradient, code=self._code)
         parts = list(self._references_of(batch))
         if len(parts) == 1:
-            return log_kernel(features, parts[0][1], precision, with_gradient=with_gradient)
+            return evaluate(features, parts[0][1], precision)
         log_k = torch.empty_like(precision)
         gradient = torch.empty_like(features) if with_gradient else None
         for atoms, references in parts:
-            log_k[atoms], slopes = log_kernel(
-                features[atoms], references, precision[atoms], with_gradient=with_gradient
-            )
+            log_k[atoms], slopes = evaluate(features[atoms], references, precision[atoms])
             if gradient is not None and slopes is not None:
                 gradient[atoms] = slopes
         return log_k, gradient
@@ -436,7 +402,8 @@ class SimilarityKernel:
         What an atom of a real molecule gets from references that it is not part of. Those of a
         theme are compared with one another: (n_members,).
         """
-        members = self._references if theme is None else self._references[self.themes[theme]]
+        place = self._place if theme is None else self._place[self.themes[theme]]
+        members = self._references[place]
         precision = kernel_sharpness(sigma) * self._inverse_scale[0]
         precision = precision.expand(len(members))
         log_k, _ = log_kernel(members[:, :-1], members, precision, with_gradient=False)

@@ -1,7 +1,7 @@
 """Compiled loops against the same in torch, and what happens without a compiler."""
 
 from collections.abc import Iterator
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from unittest.mock import patch
 
@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from physics import random_batch
 
 from simgen.cohesion import Cohesion
-from simgen.density import NearReferences, Repulsion, extend, log_kernel
+from simgen.density import Repulsion, _sum_near_terms, _sum_terms, extend, log_kernel
 from simgen.models import ForceField, FrozenForceField, NetworkConfig, compiled
 from simgen.models.compiled import library
 from simgen.molecules import MoleculeBatch
@@ -104,7 +104,7 @@ def test_a_molecule_is_the_same_beside_any_other() -> None:
         assert (batch.molecule_idx[senders] == batch.molecule_idx[place]).all()
 
 
-# --- references that matter ----------------------------------------------------------------------
+# --- terms that matter ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
@@ -134,8 +134,8 @@ def test_few_references_are_as_good_as_all(
     expected, gradient = log_kernel(a, extend(b), precision, with_gradient=True)
     code = library(dtype)
     assert code is not None and gradient is not None
-    near = NearReferences(b.to(dtype), code)
-    log_k, found = near(a.to(dtype), precision.to(dtype), with_gradient=True)
+    near = partial(log_kernel, a.to(dtype), extend(b.to(dtype)), precision.to(dtype), code=code)
+    log_k, found = near(with_gradient=True)
     assert found is not None
     # The square of a feature is taken off what the sum has.
     scale = 1.0 + float((precision * a.square().sum(1)).max())
@@ -143,31 +143,34 @@ def test_few_references_are_as_good_as_all(
     # Where parts of the gradient cancel, the parts give the scale.
     scale = max(float(gradient.norm()), float((precision[:, None] * a).norm()))
     assert float((found - gradient).norm()) <= TOLERANCE[dtype] * scale
-    alone, nothing = near(a.to(dtype), precision.to(dtype), with_gradient=False)
+    alone, nothing = near(with_gradient=False)
     assert torch.equal(alone, log_k) and nothing is None
 
 
 def test_references_are_left_out() -> None:
-    """Two clouds far from each other: atoms of one need next to nothing of the other."""
-    rng = np.random.default_rng(0)
-    cloud = 0.1 * rng.normal(size=(50, 40))
-    b = torch.as_tensor(np.concatenate([cloud - 1.0, cloud + 1.0]))
+    """Whatever is far is not even looked at: not a number in it would show."""
     code = library(torch.float64)
     assert code is not None
-    near = NearReferences(b, code)
-    # Whatever is far is not even looked at: not a number in it would show.
-    near._turned[50:, 32:] = torch.nan
-    log_k, _ = near(b[:3], torch.full((3,), 100.0, dtype=torch.float64), with_gradient=True)
-    assert torch.isfinite(log_k).all()
+    rng = np.random.default_rng(0)
+    exponents = torch.as_tensor(
+        np.concatenate([rng.normal(size=(3, 64)), np.full((3, 37), -99)], 1)
+    )
+    references = torch.as_tensor(rng.normal(size=(101, 41)))
+    expected, mean = _sum_terms(exponents.clone(), references, True)
+    references[64:] = torch.nan
+    log2_sum, found = _sum_near_terms(code, exponents, references, True)
+    assert mean is not None and found is not None
+    assert torch.allclose(log2_sum, expected, rtol=1e-12)
+    assert torch.allclose(found, mean, rtol=1e-10)
 
 
 def test_what_is_not_finite_stays_so() -> None:
     code = library(torch.float32)
     assert code is not None
-    near = NearReferences(torch.randn(9, 4, generator=torch.Generator().manual_seed(0)), code)
+    references = extend(torch.randn(9, 4, generator=torch.Generator().manual_seed(0)))
     features = torch.zeros(3, 4)
     features[1] = torch.nan
-    log_k, gradient = near(features, torch.ones(3), with_gradient=True)
+    log_k, gradient = log_kernel(features, references, torch.ones(3), with_gradient=True, code=code)
     assert gradient is not None
     assert torch.isfinite(log_k).tolist() == [True, False, True]
     assert torch.isfinite(gradient).all(1).tolist() == [True, False, True]

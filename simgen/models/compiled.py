@@ -47,7 +47,7 @@ _SIGNATURES = {
     "geometry_pullback": "iii aa rr aaa aaaa aa a",
     "products": "iiii aa i aa a",
     "products_pullback": "iiii aa i aa a i a",
-    "near_kernel": "iiii r aaa aaa aaaa",
+    "sum_terms": "iiii r aa aaaa",
     "repulsion": "ii aa rrr a",
     "cohesion": "ii aaaa rr aa aa",
 }

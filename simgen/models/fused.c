@@ -19,10 +19,14 @@ static inline vec load(const REAL *p) { return *(const loose *)p; }
 static inline void store(REAL *p, vec v) { *(loose *)p = v; }
 static inline vec all(REAL x) { return x - (vec){0}; }
 
+/* Integers as wide as the numbers; comparisons of vectors give -1 and 0. */
+typedef __typeof__(_Generic((REAL)0, float: (int32_t)0, double: (int64_t)0)) integer;
+typedef integer bits __attribute__((vector_size(32)));
+
 static inline vec larger(vec a, vec b)
 {
-    for (int k = 0; k < LANES; k++) a[k] = a[k] > b[k] ? a[k] : b[k];
-    return a;
+    const bits first = a > b;
+    return (vec)(((bits)a & first) | ((bits)b & ~first));
 }
 
 static inline REAL total(vec v)
@@ -385,9 +389,6 @@ void products_pullback(int64_t n_atoms, int64_t n_channels, int64_t n_variables,
 
 /* 2^x of numbers whose result is neither denormal nor infinite: Taylor's series of e^(x ln 2) about
  * the nearest integer, whose bits become the exponent. */
-typedef __typeof__(_Generic((REAL)0, float: (int32_t)0, double: (int64_t)0)) integer;
-typedef integer bits __attribute__((vector_size(32)));
-
 static inline vec power_of_2(vec x)
 {
     enum { SINGLE = sizeof(REAL) == 4, TERMS = SINGLE ? 8 : 14, MANTISSA = SINGLE ? 23 : 52 };
@@ -399,116 +400,93 @@ static inline vec power_of_2(vec x)
     return sum * (vec)(((bits)shifted << MANTISSA) + one);
 }
 
-enum { TILE = 64 };
-
-/* w of pairs of atom i with references near[0] ... near[n - 1]; returns the largest. */
-static inline REAL exact(int64_t n, const int32_t *near, int64_t n_leading, int64_t width,
-                         const REAL *bound, const REAL *a, REAL rest_a, const REAL *references,
-                         const REAL *rest_b, REAL p, REAL *w)
+/* Whether any comparison of a vector was true. */
+static inline int any(bits mask)
 {
-    REAL best = -INFINITY;
-    for (int64_t k = 0; k < n; k++) {
-        const int64_t j = near[k];
-        const REAL *b = references + j * width;
-        vec s0 = {0}, s1 = {0}, s2 = {0}, s3 = {0};
-        for (int64_t q = n_leading; q < width; q += BLOCK) {
-            s0 += load(a + q) * load(b + q);
-            s1 += load(a + q + LANES) * load(b + q + LANES);
-            s2 += load(a + q + 2 * LANES) * load(b + q + 2 * LANES);
-            s3 += load(a + q + 3 * LANES) * load(b + q + 3 * LANES);
-        }
-        w[k] = bound[j] + p * (total((s0 + s1) + (s2 + s3)) - rest_a * rest_b[j]);
-        best = w[k] > best ? w[k] : best;
-    }
-    return best;
+    typedef int64_t words __attribute__((vector_size(32)));
+    const words w = (words)mask;
+    return (w[0] | w[1] | w[2] | w[3]) != 0;
 }
 
-/* log2 of the sum over references j of 2^w_ij, and the mean of the references weighted by it,
+enum { GROUPS = 8 };
+
+/* log2 of the sum over references j of 2^w_ij, and the mean of the references weighted by it.
  *
- *     w_ij = p_i (a_i b_j - |b_j|^2 / 2),
- *
- * over the references that matter. bounds, (n_atoms, n_references), are no smaller than w: of the
- * features beyond the first n_leading they have the product of the lengths, rest_a and rest_b,
- * instead of the scalar product. A reference whose bound is more than margin below an exact w is
- * left out. features (n_atoms, width) and references (n_references, width) have rows of a multiple
- * of BLOCK, padded with zeros, and so has n_leading. References go in tiles that stay in the cache.
- * Without an array for it no mean is computed. */
-void near_kernel(int64_t n_atoms, int64_t n_references, int64_t n_leading, int64_t width,
-                 double margin, const REAL *bounds, const REAL *features, const REAL *rest_a,
-                 const REAL *references, const REAL *rest_b, const REAL *precision, REAL *best,
-                 REAL *sums, REAL *log_k, REAL *mean)
+ * exponents w (n_atoms, n_references); references: n_references rows of width numbers, a stride
+ * apart. Groups of LANES successive references all of which have a w more than margin below the
+ * largest of the atom are left out: where like references are adjacent, those are most. They go in
+ * tiles of so many groups that stay in the cache. Workspace: top, sums (n_atoms). Out: log_k
+ * (n_atoms), mean (n_atoms, width), or NULL where none is wanted. */
+void sum_terms(int64_t n_atoms, int64_t n_references, int64_t width, int64_t stride, double margin,
+               const REAL *exponents, const REAL *references, REAL *top, REAL *sums, REAL *log_k,
+               REAL *mean)
 {
-    int32_t near[TILE + 1];
-    REAL w[TILE + LANES];
+    const int64_t n_whole = width / BLOCK * BLOCK;
     if (mean) memset(mean, 0, n_atoms * width * sizeof *mean);
     for (int64_t i = 0; i < n_atoms; i++) {
-        const REAL *u = bounds + i * n_references;
-        vec largest = all(-INFINITY);
+        const REAL *u = exponents + i * n_references;
+        vec m0 = all(-INFINITY), m1 = m0, m2 = m0, m3 = m0;
         int64_t j = 0;
-        for (; j + LANES <= n_references; j += LANES) largest = larger(load(u + j), largest);
-        REAL top = -INFINITY;
-        for (int k = 0; k < LANES; k++) top = largest[k] > top ? largest[k] : top;
-        for (; j < n_references; j++) top = u[j] > top ? u[j] : top;
-        for (j = 0; j < n_references - 1 && u[j] != top; j++) {}
-        near[0] = (int32_t)j;
-        log_k[i] = best[i] = exact(1, near, n_leading, width, u, features + i * width, rest_a[i],
-                                   references, rest_b, precision[i], w);
+        for (; j + BLOCK <= n_references; j += BLOCK) {
+            m0 = larger(load(u + j), m0);
+            m1 = larger(load(u + j + LANES), m1);
+            m2 = larger(load(u + j + 2 * LANES), m2);
+            m3 = larger(load(u + j + 3 * LANES), m3);
+        }
+        const vec largest = larger(larger(m0, m1), larger(m2, m3));
+        top[i] = -INFINITY;
+        for (int k = 0; k < LANES; k++) top[i] = largest[k] > top[i] ? largest[k] : top[i];
+        for (; j < n_references; j++) top[i] = u[j] > top[i] ? u[j] : top[i];
         sums[i] = 0;
     }
-    for (int64_t begin = 0; begin < n_references; begin += TILE) {
-        const int64_t end = begin + TILE < n_references ? begin + TILE : n_references;
+    for (int64_t begin = 0; begin < n_references; begin += GROUPS * LANES) {
+        const int64_t left = n_references - begin;
+        const int64_t end = begin + (left < GROUPS * LANES ? left : GROUPS * LANES);
         for (int64_t i = 0; i < n_atoms; i++) {
-            const REAL *u = bounds + i * n_references;
-            const REAL limit = best[i] - (REAL)margin;
-            int64_t n = 0;
-            for (int64_t j = begin; j < end; j++) {
-                near[n] = (int32_t)j;
-                n += u[j] > limit;
-            }
-            if (!n) continue;
-            const REAL top = exact(n, near, n_leading, width, u, features + i * width, rest_a[i],
-                                   references, rest_b, precision[i], w);
-            REAL *m = mean ? mean + i * width : 0;
-            if (top > best[i]) {
-                best[i] = top;
-                if (top > log_k[i] + 60) {
-                    /* Weights relative to log_k would overflow. */
-                    const REAL scale = exp2(log_k[i] - top);
-                    for (int64_t q = 0; m && q < width; q++) m[q] *= scale;
-                    sums[i] *= scale;
-                    log_k[i] = top;
-                }
-            }
-            for (int64_t k = n; k % LANES; k++) w[k] = -INFINITY;
+            const REAL *u = exponents + i * n_references;
+            const vec limit = all(top[i] - (REAL)margin);
+            const REAL *row[GROUPS];
+            REAL weight[GROUPS * LANES];
+            int64_t n = 0, n_rows = 0;
             vec sum = {0};
-            const vec lowest = all(-(REAL)margin);
-            for (int64_t k = 0; k < n; k += LANES) {
-                const vec weight = power_of_2(larger(load(w + k) - log_k[i], lowest));
-                store(w + k, weight);
-                sum += weight;
+            for (int64_t j = begin; j < end; j += LANES) {
+                vec w = all(-INFINITY);
+                if (j + LANES <= n_references) w = load(u + j);
+                else for (int64_t k = 0; k < n_references - j; k++) w[k] = u[j + k];
+                if (!any(w > limit)) continue;
+                /* Even what is far stays above the denormal numbers, which are slow. */
+                w = power_of_2(larger(w - top[i], all(-100)));
+                store(weight + n * LANES, w);
+                sum += w;
+                row[n++] = references + j * stride;
+                n_rows += end - j < LANES ? end - j : LANES;
             }
             sums[i] += total(sum);
-            for (int64_t q = 0; m && q < width; q += BLOCK) {
+            REAL *m = mean + i * width;
+            for (int64_t q = 0; mean && n && q < n_whole; q += BLOCK) {
                 vec m0 = load(m + q), m1 = load(m + q + LANES);
                 vec m2 = load(m + q + 2 * LANES), m3 = load(m + q + 3 * LANES);
-                for (int64_t k = 0; k < n; k++) {
-                    const REAL *b = references + near[k] * width + q;
-                    m0 += w[k] * load(b);
-                    m1 += w[k] * load(b + LANES);
-                    m2 += w[k] * load(b + 2 * LANES);
-                    m3 += w[k] * load(b + 3 * LANES);
+                for (int64_t k = 0; k < n_rows; k++) {
+                    const REAL *b = row[k / LANES] + k % LANES * stride + q;
+                    m0 += weight[k] * load(b);
+                    m1 += weight[k] * load(b + LANES);
+                    m2 += weight[k] * load(b + 2 * LANES);
+                    m3 += weight[k] * load(b + 3 * LANES);
                 }
                 store(m + q, m0);
                 store(m + q + LANES, m1);
                 store(m + q + 2 * LANES, m2);
                 store(m + q + 3 * LANES, m3);
             }
+            for (int64_t k = 0; mean && k < n_rows; k++)
+                for (int64_t q = n_whole; q < width; q++)
+                    m[q] += weight[k] * row[k / LANES][k % LANES * stride + q];
         }
     }
     for (int64_t i = 0; i < n_atoms; i++) {
         const REAL over = 1 / sums[i];
         for (int64_t q = 0; mean && q < width; q++) mean[i * width + q] *= over;
-        log_k[i] += log2(sums[i]);
+        log_k[i] = top[i] + log2(sums[i]);
     }
 }
 
