@@ -373,7 +373,8 @@ class FirstLayer(CompiledLayer):
     Parameters
     ----------
     weights : callable
-        The V of each element that is present, each (d, n_present * n_basis, n_channels).
+        The V of each element that is present, each (d, n_present * n_basis, n_channels), and
+        their transposes.
     n_basis : int
         Radial basis functions.
     kept : Tensor, shape (n_elements, n_channels), optional
@@ -386,7 +387,7 @@ class FirstLayer(CompiledLayer):
         splines: Splines,
         products: Products,
         linear: Tensor,
-        weights: Callable[[tuple[int, ...]], list[Tensor]],
+        weights: Callable[[tuple[int, ...]], tuple[list[Tensor], list[Tensor]]],
         n_basis: int,
         kept: Tensor | None,
     ) -> None:
@@ -403,7 +404,7 @@ class FirstLayer(CompiledLayer):
         moments = phi.new_empty(d, n_atoms, n_present * self._n_basis)
         local = phi.new_empty(d, n_present, width)
         self._code.moments(*sizes, *graph, *values, local.data_ptr(), moments.data_ptr())
-        weights = self._weights(edges.present)
+        weights, transposed = self._weights(edges.present)
         parts = torch.split(moments, edges.n_of_present, 1)
         blocks = [torch.bmm(part, w) for part, w in zip(parts, weights, strict=True)]
         new = self._scalars(blocks, edges)
@@ -412,7 +413,7 @@ class FirstLayer(CompiledLayer):
 
         def pullback(by_new: Tensor, gradients: Gradients) -> None:
             by_blocks = self._by_blocks(by_new, blocks, edges)
-            back = [torch.bmm(g, w.mT) for g, w in zip(by_blocks, weights, strict=True)]
+            back = [torch.bmm(g, w) for g, w in zip(by_blocks, transposed, strict=True)]
             by_moments = torch.cat(back, 1)
             by_distance, by_harmonics = gradients
             self._code.moments_pullback(

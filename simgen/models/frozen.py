@@ -177,19 +177,23 @@ class _FirstBasis:
             folded = torch.einsum("lzqd,lrde->rlzqe", folded, layer.skip.scaled())
         self._folded = folded.to(dtype)
         self._degrees = [ell for ell in range(len(linear)) for _ in range(2 * ell + 1)]
-        self._of_present: dict[tuple[int, ...], list[Tensor]] = {}
+        self._of_present: dict[tuple[int, ...], tuple[list[Tensor], list[Tensor]]] = {}
 
-    def weights(self, present: tuple[int, ...]) -> list[Tensor]:
-        """V of each element that is present, (d, n_present * n_basis, n_channels)."""
+    def weights(self, present: tuple[int, ...]) -> tuple[list[Tensor], list[Tensor]]:
+        """V of each element that is present, (d, n_present * n_basis, n_channels), and transposed.
+
+        Both are contiguous, as fast matrix products want them.
+        """
         if present not in self._of_present:
             folded = self._folded[list(present)][:, self._degrees][:, :, list(present)]
-            self._of_present[present] = list(folded.flatten(2, 3).contiguous())
+            folded = folded.flatten(2, 3).contiguous()
+            self._of_present[present] = list(folded), list(folded.mT.contiguous())
         return self._of_present[present]
 
     def __call__(
         self, features: Features, phi: Tensor, geometry: _Geometry
     ) -> tuple[Tensor, BasisPullback]:
-        weights = self.weights(geometry.present)
+        weights, transposed = self.weights(geometry.present)
         place = geometry.element.new_tensor(geometry.present)
         of_sender = (geometry.element[geometry.senders][..., None] == place).to(phi.dtype)
         separate = (of_sender[..., None] * phi[:, :, None]).flatten(2)
@@ -197,7 +201,6 @@ class _FirstBasis:
         basis = geometry.per_element(moments.transpose(0, 1), weights)
 
         def pullback(by_basis: Tensor) -> tuple[Features, Tensor, Tensor]:
-            transposed = [w.transpose(1, 2) for w in weights]
             by_moments = geometry.per_element(by_basis, transposed).transpose(0, 1)
             by_harmonics = torch.bmm(separate, by_moments.transpose(1, 2))
             by_separate = torch.bmm(geometry.harmonics, by_moments)
