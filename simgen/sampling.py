@@ -25,9 +25,7 @@ from simgen.errors import ConfigError, InputError
 from simgen.molecules import MoleculeBatch
 from simgen.noise import Noise, Stream
 from simgen.priors import Prior
-
-START_SPREAD = 0.5
-"""Factor on the prior's spread where atoms start (Elijošius et al. 2025)."""
+from simgen.priors.base import START_SPREAD
 
 GRID = 2.0**-18
 """Positions are rounded to multiples of this, angstrom, before each score. Sampling is chaotic: it

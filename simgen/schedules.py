@@ -101,7 +101,7 @@ def kernel_sharpness(sigma: float) -> float:
 def prior_weight(n_atoms: Tensor, sigma: float) -> Tensor:
     """Weight of the prior for molecules of ``n_atoms`` heavy atoms at a noise level (angstrom).
 
-    lambda(N) tanh(20 sigma^2), lambda(N) = 0.45 / (0.3 + 0.05 D)^2 and D = 1.5664519 sqrt(N).
+    lambda(N) tanh(20 sigma^2), with lambda(N) of :func:`prior_strength`.
 
     Parameters
     ----------
@@ -113,9 +113,16 @@ def prior_weight(n_atoms: Tensor, sigma: float) -> Tensor:
     Tensor, shape (n_molecules,), float64
         The weight, in 1/angstrom^2 for priors of unit width.
     """
+    return prior_strength(n_atoms) * math.tanh(PRIOR_DECAY * sigma**2)
+
+
+def prior_strength(n_atoms: Tensor) -> Tensor:
+    """Weight of the prior for molecules of ``n_atoms`` heavy atoms while the noise is high.
+
+    lambda(N) = 0.45 / (0.3 + 0.05 D)^2 and D = 1.5664519 sqrt(N); in 1/angstrom^2.
+    """
     diameter = DIAMETER_PER_SQRT_ATOM * torch.sqrt(n_atoms.to(torch.float64))
-    strength = PRIOR_STRENGTH / (PRIOR_OFFSET + PRIOR_SLOPE * diameter) ** 2
-    return strength * math.tanh(PRIOR_DECAY * sigma**2)
+    return PRIOR_STRENGTH / (PRIOR_OFFSET + PRIOR_SLOPE * diameter) ** 2
 
 
 def landmark_stiffness(sigma: float) -> float:

@@ -39,9 +39,10 @@ from simgen.priors import (
     spread_evenly,
     suggest_atoms,
 )
+from simgen.priors.base import START_SPREAD
 from simgen.priors.clouds import BETA
 from simgen.reference import load_reference
-from simgen.schedules import prior_weight
+from simgen.schedules import prior_strength, prior_weight
 
 SIGMA = 0.4
 TILTED = torch.tensor([[2.0, 0.3, 0.1], [0.3, 1.0, -0.2], [0.1, -0.2, 1.5]], dtype=torch.float64)
@@ -113,15 +114,43 @@ def test_gaussian_is_scaled_to_unit_determinant(batch: MoleculeBatch) -> None:
 
 
 def test_the_default_is_as_flat_as_the_reference() -> None:
-    eigenvalues = []
-    for molecule in load_reference("organic").molecules:
-        x = molecule.positions[molecule.kept]
-        x = x - x.mean(0)
-        eigenvalues.append(np.linalg.eigvalsh(x.T @ x / len(x)))
-    mean = np.mean(eigenvalues, axis=0)
+    eigenvalues = np.array([w for _, w in gyration_of_reference()])
+    mean = eigenvalues.mean(0)
     found = torch.as_tensor(Gaussian().covariance).diagonal().numpy()
     assert found[0] == pytest.approx((mean / np.prod(mean) ** (1 / 3))[0], rel=0.25)
     assert found[0] < found[1] < found[2]
+
+
+@pytest.mark.parametrize("n_atoms", [16, 18, 20])
+def test_what_suits_large_molecules_is_shaped_like_them(n_atoms: int) -> None:
+    mean = np.mean([w for n, w in gyration_of_reference() if abs(n - n_atoms) <= 1], axis=0)
+    prior = Gaussian.suited_to(n_atoms)
+    found = torch.as_tensor(prior.covariance).diagonal().numpy()
+    np.testing.assert_allclose(found, mean / np.prod(mean) ** (1 / 3), rtol=0.25)
+    # That is also where atoms start.
+    noise = Noise(0, torch.arange(500))
+    start = prior.sample(torch.full((500,), n_atoms), noise, spread=START_SPREAD)
+    np.testing.assert_allclose(start.var(0).numpy(), mean, rtol=0.25)
+
+
+def test_small_molecules_have_the_default_and_large_ones_no_more_pressure() -> None:
+    sizes = torch.tensor([5, 9, 12, 16, 30, 200])
+    suited = [Gaussian.suited_to(int(n)) for n in sizes]
+    for prior in suited[:2]:
+        torch.testing.assert_close(prior.covariance, Gaussian().covariance)
+    pressure = sizes * prior_strength(sizes) * torch.tensor([p.strength for p in suited])
+    assert (pressure[1:] >= pressure[:-1] - 1e-12).all()
+    torch.testing.assert_close(pressure[4:], pressure[3:4].expand(2), rtol=0.01, atol=0.0)
+
+
+def gyration_of_reference() -> list[tuple[int, np.ndarray]]:
+    """Heavy atoms of each reference molecule, and the eigenvalues of its gyration tensor."""
+    found = []
+    for molecule in load_reference("organic").molecules:
+        x = molecule.positions[molecule.kept]
+        x = x - x.mean(0)
+        found.append((len(x), np.linalg.eigvalsh(x.T @ x / len(x))))
+    return found
 
 
 def test_cloud_against_a_loop(batch: MoleculeBatch) -> None:

@@ -233,13 +233,14 @@ def _shape(
     scaffold: Scaffold | None,
     host: Host | None,
 ) -> AtomPrior | None:
-    """Return the prior of a shape; None where the scaffold or host tells where atoms go."""
+    """Return the prior of a shape; None where the generator is to choose."""
     if shape == CAVITY:
         if host is None:
             raise InputError("expected a --host for the shape of its cavity, got none")
         return host.cavity()
-    if shape is None and (scaffold is not None or host is not None):
-        if scale != 1.0 or solid:
+    unscaled = scale == 1.0 and not solid
+    if shape is None and (unscaled or scaffold is not None or host is not None):
+        if not unscaled:
             raise InputError("expected a --shape with --shape-scale or --shape-solid, got none")
         return None
     return make_prior(shape or Shape.GAUSSIAN, sizes, scale=scale, solid=solid)

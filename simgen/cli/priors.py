@@ -104,10 +104,10 @@ def make_prior(
             f"a {name} takes its size from --heavy-atoms; expected a number there, or a shape with "
             "a size of its own, see simgen priors list"
         )
-    low, high = n_heavy_atoms or (0, 0)
-    length = (low + high) / 2 / ATOMS_PER_ANGSTROM
+    mean = sum(n_heavy_atoms or (0, 0)) / 2
+    length = mean / ATOMS_PER_ANGSTROM
     make: dict[Shape, Callable[[], AtomPrior]] = {
-        Shape.GAUSSIAN: Gaussian,
+        Shape.GAUSSIAN: lambda: Gaussian.suited_to(int(mean)) if mean else Gaussian(),
         Shape.LINE: lambda: Line(length),
         Shape.CIRCLE: lambda: Circle(length / (2 * math.pi)),
     }

@@ -107,7 +107,7 @@ class Generator:
             or that links the fragments of a scaffold, or that suits the prior's size.
         prior : Prior, optional
             Where atoms are wanted; by default where a scaffold grows, or the cavity of a host, or a
-            Gaussian that only holds them together.
+            Gaussian that only holds them together (:meth:`Gaussian.suited_to` their number).
         reference : str, Path or ReferenceSet
             Shipped reference set or file with the molecules to learn from.
         elements : sequence of str or Composition
@@ -183,12 +183,12 @@ class Generator:
         composition = (
             elements if isinstance(elements, Composition) else Composition(tuple(elements))
         )
-        if prior is None and scaffold is None:
-            prior = Gaussian() if host is None else host.cavity()
+        if prior is None and scaffold is None and host is not None:
+            prior = host.cavity()
         sizes = _sizes(n_heavy_atoms, composition, scaffold, prior)
         if prior is None:
-            assert scaffold is not None
-            prior = scaffold.prior(sum(sizes) // 2)
+            make_prior = Gaussian.suited_to if scaffold is None else scaffold.prior
+            prior = make_prior(sum(sizes) // 2)
         run = None if out is None else RunFolder(Path(out), resume=resume)
         if seed is None:
             # A run that is resumed without a seed goes on with the one that was drawn for it.
@@ -245,7 +245,6 @@ def _sizes(
     if composition.n_heavy_atoms is not None:
         given = 0 if scaffold is None else len(scaffold.heavy)
         return (composition.n_heavy_atoms - given,) * 2
-    if prior is not None:
-        return (suggest_atoms(prior),) * 2
-    assert scaffold is not None  # what decides where atoms go if no prior does
-    return scaffold.linker_sizes()
+    if prior is None and scaffold is not None:
+        return scaffold.linker_sizes()
+    return (suggest_atoms(prior or Gaussian()),) * 2

@@ -23,6 +23,8 @@ reference set have (:func:`simgen.benchmarks.shapes.measure_densities`). Graphen
 ATOMS_PER_CUBIC_ANGSTROM = 0.17
 """Heavy atoms for each cubic angstrom of a solid: what compact molecules of the shipped reference
 set have. Diamond has 0.18."""
+START_SPREAD = 0.5
+"""Factor on the prior's spread where atoms start (Elijošius et al. 2025)."""
 MIN_ATOMS = 2
 """No molecule has fewer heavy atoms than this."""
 

@@ -7,8 +7,15 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from simgen.priors.base import AtomPrior, Covariance, covariance_matrix
+from simgen.priors.base import (
+    START_SPREAD,
+    AtomPrior,
+    Covariance,
+    covariance_matrix,
+    require_positive,
+)
 from simgen.priors.bodies import unit_directions
+from simgen.schedules import prior_strength
 
 FREE_STRENGTH = 0.7
 """Factor of a prior that only holds the atoms together (Elijošius et al. 2025)."""
@@ -16,6 +23,16 @@ FREE_COVARIANCE = (0.25, 1.5, 2.7)
 """Diagonal of the default covariance, angstrom^2: as flat as the shipped reference molecules are on
 average, and less long, since along a line there are few rings. The published one, (1, 1, 2), makes
 compact molecules, few of them aromatic (docs/experiments.md)."""
+
+GYRATION = ((0.220, 1.54), (1.285, 0.87), (4.958, 1.56))
+"""Mean eigenvalues of the gyration tensors of real molecules of n heavy atoms, angstrom^2, as
+a (n / 12)^b: a and b of each, fitted to the shipped reference set, 11 to 20 heavy atoms."""
+COMPACT, LONG = 9, 16
+"""Heavy atoms up to which the default covariance makes more rings than one as long as real
+molecules, and from which on the latter does, and fewer that are fused (docs/experiments.md)."""
+PRESSURE = 19.2
+"""Weight times number of atoms, 1/angstrom^2, that is not exceeded. What presses on the middle of a
+flat cloud of constant density is proportional to that; more of it fuses rings."""
 
 _N_OUTLINE_POINTS = 400
 _UNIT_DETERMINANT = 1e-12
@@ -32,11 +49,13 @@ class Gaussian(AtomPrior):
         Inverse of P, the shape of the cloud. Only the shape counts: it is scaled to determinant 1.
     strength : float
         Factor on the prior's weight.
+    start : float
+        Factor on the spread of the atoms where they start.
 
     Raises
     ------
     InputError
-        If the covariance is not symmetric and positive definite.
+        If the covariance is not symmetric and positive definite, or ``start`` not positive.
 
     References
     ----------
@@ -45,15 +64,41 @@ class Gaussian(AtomPrior):
 
     covariance: Covariance = FREE_COVARIANCE
     strength: float = FREE_STRENGTH
+    start: float = 1.0
     _precision: Tensor = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
+        require_positive(start=self.start)
         matrix = covariance_matrix(self.covariance)
         determinant = torch.linalg.det(matrix)
         if abs(determinant - 1.0) > _UNIT_DETERMINANT:
             matrix = matrix / determinant ** (1 / 3)
         object.__setattr__(self, "covariance", matrix)
         object.__setattr__(self, "_precision", torch.linalg.inv(matrix))
+
+    @classmethod
+    def suited_to(cls, n_atoms: int) -> Gaussian:
+        """The cloud for molecules of so many heavy atoms.
+
+        Atoms start as far from each other as they are in real molecules. The larger a molecule is,
+        the longer is the cloud, as real molecules are, and the weaker.
+
+        Examples
+        --------
+        >>> torch.as_tensor(Gaussian.suited_to(20).covariance).diagonal()
+        tensor([0.2196, 0.9109, 4.9996], dtype=torch.float64)
+        """
+        real = torch.tensor([a * (n_atoms / 12) ** b for a, b in GYRATION], dtype=torch.float64)
+        extent = float(real.prod()) ** (1 / 6)
+        share = min(max((n_atoms - COMPACT) / (LONG - COMPACT), 0.0), 1.0)
+        compact = torch.tensor(FREE_COVARIANCE, dtype=torch.float64)
+        covariance = compact ** (1 - share) * (real / extent**2) ** share
+        pressure = n_atoms * float(prior_strength(torch.tensor(n_atoms)))
+        return cls(
+            torch.diag(covariance),
+            strength=FREE_STRENGTH * min(1.0, PRESSURE / pressure),
+            start=extent / START_SPREAD,
+        )
 
     @property
     def size(self) -> None:
@@ -72,7 +117,7 @@ class Gaussian(AtomPrior):
     def place(self, uniform: Tensor, normal: Tensor) -> Tensor:
         """Turn random numbers into positions (:meth:`AtomPrior.place`)."""
         root: Tensor = torch.linalg.cholesky(torch.as_tensor(self.covariance))
-        positions: Tensor = normal @ root.T.to(normal)
+        positions: Tensor = self.start * normal @ root.T.to(normal)
         return positions
 
     def outline(self) -> Tensor:
