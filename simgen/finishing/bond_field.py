@@ -1,34 +1,30 @@
-"""The likeliest bonds by variable elimination, which is fast but does not cope with everything.
+"""The likeliest bonds by variable elimination, which is fast unless atoms are crowded.
 
 The variables are atoms. A value is a state together with the orders of the atom's bonds; what a
-bond costs is infinite where its ends do not agree on its order. That leaves what concerns the
-molecule as a whole. Totals (of charge, of hydrogens) are met by a price for each of their units: a
-minimum of ``cost + price * total`` that has the total that is wanted costs least of all that have
-it. There are totals that no price leads to, molecules whose minimum is not in one piece, and
-crowds of atoms in which elimination would take too long: these stay undecided.
+bond costs is infinite where its ends do not agree on its order.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
+from heapq import heappop, heappush
 from itertools import combinations
 
 import numpy as np
 from numpy.typing import NDArray
 
 from simgen.finishing.bond_problem import BondProblem, Solution, States, possible_links
-from simgen.finishing.elimination import Elimination
+from simgen.finishing.connectivity import fragments
+from simgen.finishing.elimination import Elimination, Totals
 from simgen.finishing.skeleton import Array
 from simgen.finishing.states import State
 
-MAX_TABLE = 2**20
-"""Most entries that a table may have at each noise level, 8 MiB of them."""
-MAX_PRICES = 12
-"""Most prices that are tried for a total."""
-_FIRST_PRICE = 4.0
+MAX_SIZE = 2**22
+"""Most additions for a table at each noise level; it takes 32 MiB if there are no totals."""
+MAX_TRIED = 64
+"""Most bonds that are tried at a noise level to bring fragments together."""
 
 Integers = NDArray[np.int64]
 
@@ -97,134 +93,152 @@ def _counts(states: States, values: _Values, names: tuple[str, ...]) -> Integers
     return np.array(of_states, dtype=np.int64)[:, values.states]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Minimum:
-    """Cheapest values at some prices; their cost without these, infinite if they are impossible."""
-
-    cost: float
-    values: Integers  # (n_atoms,)
-    totals: Integers  # (n_totals,)
+class Undecided(Exception):  # noqa: N818 - it is no error
+    """The minimum is not found in this way."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Field:
-    """Costs of all values, and what is to be met by them."""
-
-    elimination: Elimination
-    atom_costs: list[Array]  # (n_levels, n_values) of each atom
-    pair_costs: list[Array]  # (n_levels, n_values, n_values of the other) of each pair
-    counts: list[Integers]  # (n_totals, n_values) of each atom
-    wanted: Integers  # (n_totals,)
-
-    def minimise(self, levels: Sequence[int], prices: Array) -> list[_Minimum]:
-        """Minimum at each of some noise levels, at given prices, shape (n_totals,)."""
-        priced = [
-            costs[levels] + prices @ counts
-            for costs, counts in zip(self.atom_costs, self.counts, strict=True)
-        ]
-        costs, values = self.elimination.minimise([*priced, *(t[levels] for t in self.pair_costs)])
-        totals = np.sum([counts[:, v] for counts, v in zip(self.counts, values.T, strict=True)], 0)
-        return [
-            _Minimum(float(cost - prices @ total), of_level, total)
-            for cost, of_level, total in zip(costs, values, totals.T, strict=True)
-        ]
-
-    def meet(self, level: int, prices: Array, n: int) -> _Minimum | None:
-        """Minimum that meets the first n totals, at given prices of the others.
-
-        None if no price was found that leads there.
-        """
-        if n == 0:
-            return self.minimise([level], prices)[0]
-        below: _Minimum | None = None
-        above: _Minimum | None = None
-        price, k = 0.0, n - 1
-        for _ in range(MAX_PRICES):
-            prices = np.concatenate([prices[:k], [price], prices[n:]])
-            found = self.meet(level, prices, k)
-            if found is None or np.isinf(found.cost) or found.totals[k] == self.wanted[k]:
-                return found
-            if below and above and found.totals[k] in (below.totals[k], above.totals[k]):
-                return None  # the total wanted costs more than a mixture of these two
-            if found.totals[k] < self.wanted[k]:
-                below = found
-            else:
-                above = found
-            if below and above:  # both are to cost the same
-                excess = (below.cost - above.cost) + prices[n:] @ (below.totals - above.totals)[n:]
-                price = float(excess / (above.totals[k] - below.totals[k]))
-            else:
-                price = 2 * price or math.copysign(_FIRST_PRICE, found.totals[k] - self.wanted[k])
-        return None
-
-
-def solve_by_elimination(problem: BondProblem) -> dict[int, Solution | None]:
-    """Return the likeliest assignment, if there is one, at each noise level that is decided.
+class BondField:
+    """The atoms of a problem, which depend on each other through its pairs.
 
     Parameters
     ----------
     problem : BondProblem
         What there is to choose from.
+
+    Raises
+    ------
+    Undecided
+        If it would take too long.
     """
-    if not all(problem.states):
-        return dict.fromkeys(range(len(problem.levels)))
-    allowed: list[list[tuple[int, ...]]] = [[] for _ in problem.states]
-    places = []  # of each pair among those of its first and of its second atom
-    for (i, j), orders in zip(problem.pairs, problem.orders, strict=True):
-        places.append((len(allowed[i]), len(allowed[j])))
-        allowed[i].append(orders)
-        allowed[j].append(orders)
-    of_atoms = [
-        _values(states, tuple(orders))
-        for states, orders in zip(problem.states, allowed, strict=True)
-    ]
-    elimination = Elimination(
-        [len(values.states) for values in of_atoms],
-        [*((i,) for i in range(len(of_atoms))), *problem.pairs],
-    )
-    if elimination.largest > MAX_TABLE:
-        return {}
-    totals = problem.wanted.totals
-    field = _Field(
-        elimination,
-        [problem.state_costs.of(i, values.states) for i, values in enumerate(of_atoms)],
-        [
+
+    def __init__(self, problem: BondProblem) -> None:
+        self._pairs, self._states = problem.pairs, problem.states
+        allowed: list[list[tuple[int, ...]]] = [[] for _ in self._states]
+        self._places = []  # of each pair among those of its first and of its second atom
+        for (i, j), orders in zip(self._pairs, problem.orders, strict=True):
+            self._places.append((len(allowed[i]), len(allowed[j])))
+            allowed[i].append(orders)
+            allowed[j].append(orders)
+        self._values = [
+            _values(states, tuple(orders))
+            for states, orders in zip(self._states, allowed, strict=True)
+        ]
+        self._elimination = Elimination(
+            [len(values.states) for values in self._values],
+            [*((i,) for i in range(len(self._values))), *self._pairs],
+        )
+        self._check_size(1)
+        names = tuple(problem.wanted.totals)
+        self._counts = [
+            _counts(states, values, names)
+            for states, values in zip(self._states, self._values, strict=True)
+        ]
+        self._wanted = np.array([*problem.wanted.totals.values()])
+        self._atom_costs = [
+            problem.state_costs.of(i, values.states) for i, values in enumerate(self._values)
+        ]
+        self._pair_costs = [
             problem.link_costs.of(
                 b,
                 _choices(
-                    (problem.states[i], problem.states[j]), (of_atoms[i], of_atoms[j]), places[b]
+                    (self._states[i], self._states[j]), (self._values[i], self._values[j]), places
                 ),
             )
-            for b, (i, j) in enumerate(problem.pairs)
-        ],
-        [
-            _counts(states, values, tuple(totals))
-            for states, values in zip(problem.states, of_atoms, strict=True)
-        ],
-        np.array([*totals.values()]),
-    )
-    free = np.zeros(len(totals))
-    decided: dict[int, Solution | None] = {}
-    for level, cheapest in enumerate(field.minimise(range(len(problem.levels)), free)):
-        is_met = np.isinf(cheapest.cost) or (cheapest.totals == field.wanted).all()
-        found = cheapest if is_met else field.meet(level, free, len(free))
-        if found is None:
-            continue
-        if np.isinf(found.cost):
-            decided[level] = None
-            continue
-        chosen = list(zip(of_atoms, found.values.tolist(), strict=True))
-        solution = Solution(
-            found.cost,
+            for b, ((i, j), places) in enumerate(zip(self._pairs, self._places, strict=True))
+        ]
+
+    @cached_property
+    def _totals(self) -> Totals:
+        return Totals.of(self._counts, self._wanted.tolist())
+
+    def solve(self) -> list[Solution | None]:
+        """Return the likeliest assignment, if there is one, at each noise level.
+
+        Raises
+        ------
+        Undecided
+            If it would take too long.
+        """
+        if not all(len(values.states) for values in self._values):
+            return [None] * len(self._atom_costs[0])
+        costs, values = self._minimise(self._atom_costs, self._pair_costs)
+        return [
+            self._in_one_piece(level, cost, of_level)
+            for level, (cost, of_level) in enumerate(zip(costs.tolist(), values, strict=True))
+        ]
+
+    def _in_one_piece(self, level: int, cost: float, values: Integers) -> Solution | None:
+        """Likeliest connected assignment at a level, given the likeliest one of all.
+
+        Fragments must not stay apart: one of the pairs that lead out of the first one has to be
+        bonded. That is the first of these, or not this one but the second, and so on; what may
+        be cheapest of all that is left open is looked at next.
+        """
+        atom_costs = [costs[[level]] for costs in self._atom_costs]
+        pair_costs = [costs[[level]] for costs in self._pair_costs]
+        waiting = [(cost, 0, values, atom_costs)]
+        n_tried = 0
+        while True:
+            cost, _, values, atom_costs = heappop(waiting)
+            if np.isinf(cost):
+                return None
+            solution = self._solution(cost, values)
+            leaving = self._leaving(solution)
+            if not leaving:
+                return solution
+            for b in leaving:
+                n_tried += 1
+                if n_tried > MAX_TRIED:
+                    raise Undecided
+                bonded = self._restrict(atom_costs, b, is_bonded=True)
+                (cost,), (values,) = self._minimise(bonded, pair_costs)
+                heappush(waiting, (float(cost), n_tried, values, bonded))
+                atom_costs = self._restrict(atom_costs, b, is_bonded=False)
+
+    def _minimise(self, atom_costs: list[Array], pair_costs: list[Array]) -> tuple[Array, Integers]:
+        """Least costs, shape (n_levels,), and the values of all atoms there."""
+        tables = [*atom_costs, *pair_costs]
+        costs, values = self._elimination.minimise(tables)
+        counted = [of_atom[:, v] for of_atom, v in zip(self._counts, values.T, strict=True)]
+        excess = np.sum(counted, 0) - self._wanted[:, None]
+        wrong = np.isfinite(costs) & excess.any(0)
+        if wrong.any():
+            self._check_size(self._totals.whole + 1)
+            costs[wrong], values[wrong] = self._elimination.minimise(
+                [table[wrong] for table in tables], self._totals
+            )
+        return costs, values
+
+    def _check_size(self, n_totals: int) -> None:
+        if self._elimination.largest * n_totals**2 > MAX_SIZE:
+            raise Undecided
+
+    def _solution(self, cost: float, values: Integers) -> Solution:
+        chosen = list(zip(self._values, values.tolist(), strict=True))
+        return Solution(
+            cost,
             [
-                states[values.states[v]]
-                for states, (values, v) in zip(problem.states, chosen, strict=True)
+                states[of_atom.states[v]]
+                for states, (of_atom, v) in zip(self._states, chosen, strict=True)
             ],
             {
-                (i, j): int(of_atoms[i].orders[found.values[i], place])
-                for (i, j), (place, _) in zip(problem.pairs, places, strict=True)
+                pair: int(chosen[pair[0]][0].orders[values[pair[0]], place])
+                for pair, (place, _) in zip(self._pairs, self._places, strict=True)
             },
         )
-        if solution.is_connected:
-            decided[level] = solution
-    return decided
+
+    def _leaving(self, solution: Solution) -> list[int]:
+        """Pairs that lead out of the fragment of the first atom."""
+        bonded = {pair for pair, order in solution.orders.items() if order}
+        if len(bonded) == len(self._pairs):
+            return []
+        inside = fragments(len(self._states), bonded) == 0
+        return [b for b, (i, j) in enumerate(self._pairs) if inside[i] != inside[j]]
+
+    def _restrict(self, atom_costs: list[Array], b: int, *, is_bonded: bool) -> list[Array]:
+        """Costs of the values of all atoms where a pair is to be bonded, or not to be."""
+        i, place = self._pairs[b][0], self._places[b][0]
+        fits = (self._values[i].orders[:, place] > 0) == is_bonded
+        return [
+            np.where(fits, costs, np.inf) if k == i else costs for k, costs in enumerate(atom_costs)
+        ]

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from simgen.elements import COVALENT_RADII
 from simgen.finishing.bond_statistics import AXES, BondStatistics
-from simgen.finishing.connectivity import fragments
 from simgen.finishing.skeleton import Array, Skeleton
 from simgen.finishing.states import State, Wanted, possible_orders
 
@@ -32,11 +31,6 @@ class Solution:
     def bonded(self) -> frozenset[Pair]:
         """Pairs that are bonded."""
         return frozenset(pair for pair, order in self.orders.items() if order > 0)
-
-    @property
-    def is_connected(self) -> bool:
-        """Whether bonds lead from each atom to all others."""
-        return int(fragments(len(self.states), set(self.bonded)).max()) == 0
 
 
 @lru_cache(maxsize=4096)

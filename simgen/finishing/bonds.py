@@ -38,7 +38,7 @@ from rdkit.Geometry import Point3D
 
 from simgen.elements import SYMBOLS
 from simgen.errors import InputError
-from simgen.finishing.bond_field import solve_by_elimination
+from simgen.finishing.bond_field import BondField, Undecided
 from simgen.finishing.bond_problem import BondProblem, Pair, Solution
 from simgen.finishing.bond_programme import BondProgramme
 from simgen.finishing.bond_statistics import (
@@ -214,12 +214,11 @@ def _candidates(
 
 def _likeliest(problem: BondProblem) -> list[Solution | None]:
     """Best solution at each noise level of a problem, if there is one."""
-    decided = solve_by_elimination(problem)
-    levels = range(len(problem.levels))
-    if len(decided) < len(levels):
+    try:
+        return BondField(problem).solve()
+    except Undecided:
         programme = BondProgramme(problem)
-        decided |= {level: programme.solve(level) for level in levels if level not in decided}
-    return [decided[level] for level in levels]
+        return [programme.solve(level) for level in range(len(problem.levels))]
 
 
 def _build(x: Array, solution: Solution) -> Chem.Mol | None:
