@@ -21,8 +21,10 @@ from simgen.finishing.elimination import Elimination, Totals
 from simgen.finishing.skeleton import Array
 from simgen.finishing.states import State
 
-MAX_SIZE = 2**22
-"""Most additions for a table at each noise level; it takes 32 MiB if there are no totals."""
+MAX_ENTRIES = 2**23
+"""Most entries that a table may have, 64 MiB of them."""
+MAX_ADDITIONS = 2**27
+"""Most additions that may go into a table."""
 MAX_TRIED = 64
 """Most bonds that are tried at a noise level to bring fragments together."""
 
@@ -174,9 +176,7 @@ class BondField:
         bonded. That is the first of these, or not this one but the second, and so on; what may
         be cheapest of all that is left open is looked at next.
         """
-        atom_costs = [costs[[level]] for costs in self._atom_costs]
-        pair_costs = [costs[[level]] for costs in self._pair_costs]
-        waiting = [(cost, 0, values, atom_costs)]
+        waiting = [(cost, 0, values, [costs[[level]] for costs in self._atom_costs])]
         n_tried = 0
         while True:
             cost, _, values, atom_costs = heappop(waiting)
@@ -186,6 +186,7 @@ class BondField:
             leaving = self._leaving(solution)
             if not leaving:
                 return solution
+            pair_costs = [costs[[level]] for costs in self._pair_costs]
             for b in leaving:
                 n_tried += 1
                 if n_tried > MAX_TRIED:
@@ -210,7 +211,8 @@ class BondField:
         return costs, values
 
     def _check_size(self, n_totals: int) -> None:
-        if self._elimination.largest * n_totals**2 > MAX_SIZE:
+        n_entries = self._elimination.largest * n_totals
+        if n_entries > MAX_ENTRIES or n_entries * n_totals > MAX_ADDITIONS:
             raise Undecided
 
     def _solution(self, cost: float, values: Integers) -> Solution:

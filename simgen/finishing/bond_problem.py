@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import product
+from itertools import chain, product
 
 import numpy as np
 from numpy.typing import NDArray
@@ -172,13 +173,11 @@ class BondProblem:
             else ((0, 1, 2, 3) if pair in optional else (1, 2, 3))
             for pair in self.pairs
         ]
+        n_optional = Counter(chain.from_iterable(optional))
         self.states = [
             tuple(
                 state
-                for degree in range(
-                    max(sum((min(i, k), max(i, k)) not in optional for k in around), 1),
-                    len(around) + 1,
-                )
+                for degree in range(max(len(around) - n_optional[i], 1), len(around) + 1)
                 for state in wanted.states(i, z, degree)
             )
             for i, (z, around) in enumerate(

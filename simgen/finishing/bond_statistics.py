@@ -232,8 +232,8 @@ class BondStatistics:
         """What a feature costs at a noise, shape (n_rows, n_bins)."""
         key, rows = ("table", feature, noise), self._rows(feature)
         table: Array = self._cache.get(key, np.zeros((1, AXES[feature].n_bins)))
-        missing = [condition for condition in rows if condition is not None][len(table) - 1 :]
-        if missing:
+        if len(rows) > len(table):
+            missing = [condition for condition in rows if condition is not None][len(table) - 1 :]
             new = [self.feature_costs(feature, condition, noise) for condition in missing]
             table = self._cache[key] = np.concatenate([table, new])
         return table

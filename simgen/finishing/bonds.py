@@ -47,7 +47,7 @@ from simgen.finishing.bond_statistics import (
     fit_bond_statistics,
     load_bond_statistics,
 )
-from simgen.finishing.connectivity import bonded_pairs, fragments, relative_distances
+from simgen.finishing.connectivity import fragments, pairs_within, relative_distances
 from simgen.finishing.skeleton import Array, Skeleton
 from simgen.finishing.states import VALENCES, KnownAtom, KnownBonds, Wanted
 from simgen.finishing.status import Status
@@ -159,16 +159,17 @@ def assign_bonds(
     index = tuple(kept.tolist())
     if len(kept) < 2:
         return BondAssignment(Status.TOO_FEW_ATOMS, None, index)
-    numbers, x = numbers[kept], x[kept]
+    numbers, x, relative = numbers[kept], x[kept], relative[np.ix_(kept, kept)]
     table = load_bond_statistics() if statistics is None else statistics
-    reach = known.filter(bonded_pairs(numbers, x, REACH_FACTOR))
+    reach = known.filter(pairs_within(relative, REACH_FACTOR))
     if fragments(len(numbers), reach).max() > 0:
         return BondAssignment(Status.DISCONNECTED, None, index)
     wanted = Wanted(charge, formal_charges, n_hydrogens, known)
     levels = NOISE_LEVELS if noise is None else (noise,)
     solutions: list[Solution] = []
     for factor in FIRM_FACTORS:
-        solutions = _candidates(numbers.tolist(), x, reach, factor, wanted, levels, table)
+        optional = reach - pairs_within(relative, factor) - set(known.orders)
+        solutions = _candidates(numbers.tolist(), x, reach, optional, wanted, levels, table)
         if solutions:
             break
     if not solutions:
@@ -182,14 +183,13 @@ def assign_bonds(
 def _candidates(
     numbers: list[int],
     x: Array,
-    reach: set[tuple[int, int]],
-    firm_factor: float,
+    reach: set[Pair],
+    optional: set[Pair],
     wanted: Wanted,
     levels: Sequence[float],
     table: BondStatistics,
 ) -> list[Solution]:
-    """Best solution at each noise level that has one."""
-    optional = reach - bonded_pairs(numbers, x, firm_factor) - set(wanted.known.orders)
+    """Best solution at each noise level that has one; only the optional pairs may be left out."""
 
     def solve(
         pairs: Iterable[Pair], optional: set[Pair], levels: Sequence[float]

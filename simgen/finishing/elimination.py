@@ -127,32 +127,37 @@ class Elimination:
     """
 
     def __init__(self, sizes: Sequence[int], scopes: Sequence[tuple[int, ...]]) -> None:
-        self._steps: list[_Step] = []
-        self.largest = 1
-        tables = dict(enumerate(scopes))
+        self._n_tables, self._steps, self.largest = len(scopes), list[_Step](), 1
+        tables = list(scopes)
         around: list[set[int]] = [{v} for v in range(len(sizes))]
-        for scope in scopes:
-            for v in scope:
-                around[v].update(scope)
+        tables_of: list[set[int]] = [set() for _ in sizes]
+        for k, table in enumerate(tables):
+            for v in table:
+                around[v].update(table)
+                tables_of[v].add(k)
         size_of = {v: math.prod(sizes[w] for w in scope) for v, scope in enumerate(around)}
         while size_of:
             variable = min(size_of, key=size_of.__getitem__)
             self.largest = max(self.largest, size_of.pop(variable))
-            rest = around[variable] - {variable}
-            for v in rest:
-                around[v] = (around[v] | rest) - {variable}
+            scope = tuple(sorted(around[variable]))
+            later = tuple(v for v in scope if v != variable)
+            parts = sorted(tables_of[variable])
+            for v in later:
+                around[v] = around[v].union(later) - {variable}
                 size_of[v] = math.prod(sizes[w] for w in around[v])
-            scope, later = tuple(sorted(around[variable])), tuple(sorted(rest))
-            parts = [k for k, table in tables.items() if variable in table]
-            axes = [_axes(tables.pop(k), scope) for k in parts]
-            earlier = [k - len(scopes) for k in parts if k >= len(scopes)]
-            tables[len(scopes) + len(self._steps)] = later
+                tables_of[v] = tables_of[v].difference(parts) | {len(tables)}
             self._steps.append(
-                _Step(variable, later, scope, list(zip(parts, axes, strict=True)), earlier)
+                _Step(
+                    variable,
+                    later,
+                    scope,
+                    [(k, _axes(tables[k], scope)) for k in parts],
+                    [k - self._n_tables for k in parts if k >= self._n_tables],
+                )
             )
+            tables.append(later)
         # The last one of each part of the graph that is not connected to others.
         self._last = [k for k, step in enumerate(self._steps) if not step.later]
-        self._n_tables, self._sizes = len(scopes), sizes
 
     def minimise(
         self, tables: Sequence[Array], totals: Totals | None = None
@@ -174,17 +179,17 @@ class Elimination:
             Of several equally good ones the first, variables in the reverse of the order of their
             elimination. Anything where nothing is possible.
         """
-        counts = totals.counts if totals else [np.zeros(n, dtype=np.int64) for n in self._sizes]
-        whole = totals.whole if totals else 0
         batch = np.arange(len(tables[0]))
-        values = np.zeros((len(batch), len(counts)), dtype=np.int64)
+        values = np.zeros((len(batch), len(self._steps)), dtype=np.int64)
+        whole = totals.whole if totals else 0
         if whole < 0:
             return np.full(len(batch), np.inf), values
         tables, sums = [table[..., None] for table in tables], []
         for step in self._steps:
             sums.append(_sums([tables[k][axes] for k, axes in step.parts], whole)[-1])
             axis = step.scope.index(step.variable) + 1
-            tables.append(_minimum(sums[-1], axis, counts[step.variable], whole))
+            counts = totals.counts[step.variable] if totals else None
+            tables.append(_minimum(sums[-1], axis, counts, whole))
 
         def shares(of_steps: Sequence[int], total: Integers) -> dict[int, Integers]:
             """What the variables up to each of some steps count, given later ones."""
@@ -194,15 +199,19 @@ class Elimination:
             ]
             return dict(zip(of_steps, _shares(parts, total), strict=True))
 
-        costs = _at(_sums([tables[self._n_tables + k] for k in self._last], whole)[-1], whole)
-        share = shares(self._last, np.full(len(batch), whole))
+        ends = _sums([tables[self._n_tables + k] for k in self._last], whole)[-1]
+        costs = _at(ends, np.full(len(batch), whole))
+        share = shares(self._last, np.full(len(batch), whole)) if totals else {}
         for k, step in reversed(list(enumerate(self._steps))):
             chosen = [slice(None) if v == step.variable else values[:, v] for v in step.scope]
-            rest = share[k][:, None] - counts[step.variable]
-            picked = _at(sums[k][batch, *chosen], rest).argmin(1)
-            values[:, step.variable] = picked
-            # Nothing is negative unless nothing is possible.
-            share |= shares(step.earlier, rest[batch, picked].clip(0))
+            options = sums[k][batch, *chosen]
+            if totals is None:
+                values[:, step.variable] = options[..., 0].argmin(1)
+            else:
+                rest = share[k][:, None] - totals.counts[step.variable]
+                values[:, step.variable] = picked = _at(options, rest).argmin(1)
+                # Nothing is negative unless nothing is possible.
+                share |= shares(step.earlier, np.maximum(rest[batch, picked], 0))
         return costs, values
 
 
@@ -230,26 +239,26 @@ def _add(a: Array, b: Array, whole: int) -> Array:
     return least
 
 
-def _minimum(table: Array, axis: int, counts: Integers, whole: int) -> Array:
+def _minimum(table: Array, axis: int, counts: Integers | None, whole: int) -> Array:
     """Minimum over a variable, whose values count something."""
-    if not counts.any():
+    if counts is None or not counts.any():
         least: Array = table.min(axis)
         return least
     n_totals = min(table.shape[-1] + int(counts.max()), whole + 1)
     least = np.full((*table.shape[:axis], *table.shape[axis + 1 : -1], n_totals), np.inf)
-    for count in np.unique(counts[counts <= whole]).tolist():
+    for count in set(counts[counts <= whole].tolist()):
         part = least[..., count : count + table.shape[-1]]
         alike = np.compress(counts == count, table[..., : part.shape[-1]], axis)
         np.minimum(part, alike.min(axis), out=part)
     return least
 
 
-def _at(table: Array, totals: int | Integers) -> Array:
+def _at(table: Array, totals: Integers) -> Array:
     """Entries of a table at totals, which is its last axis; infinite where there are none."""
-    totals = np.broadcast_to(totals, table.shape[:-1])
-    last = table.shape[-1] - 1
-    entries = np.take_along_axis(table, totals.clip(0, last)[..., None], -1)[..., 0]
-    return np.where((totals >= 0) & (totals <= last), entries, np.inf)
+    is_there = (totals >= 0) & (totals < table.shape[-1])
+    places = np.where(is_there, totals, 0)
+    entries = table.reshape(-1, table.shape[-1])[np.arange(places.size), places.ravel()]
+    return np.where(is_there, entries.reshape(places.shape), np.inf)
 
 
 def _shares(parts: Sequence[Array], total: Integers) -> list[Integers]:
