@@ -25,8 +25,10 @@ MAX_ENTRIES = 2**23
 """Most entries that a table may have, 64 MiB of them."""
 MAX_ADDITIONS = 2**27
 """Most additions that may go into a table."""
-MAX_TRIED = 64
+MAX_TRIED = 1000
 """Most bonds that are tried at a noise level to bring fragments together."""
+MAX_TRIED_ENTRIES = 2**25
+"""Most entries that the largest tables of all these trials may have together."""
 
 Integers = NDArray[np.int64]
 
@@ -58,7 +60,7 @@ def _values(states: States, allowed: tuple[tuple[int, ...], ...]) -> _Values:
     ]
     return _Values(
         np.array([s for s, _ in found], dtype=np.int64),
-        np.array([orders for _, orders in found], dtype=np.int64).reshape(-1, len(allowed)),
+        np.array([orders for _, orders in found], dtype=np.int64).reshape(len(found), len(allowed)),
     )
 
 
@@ -172,29 +174,33 @@ class BondField:
     def _in_one_piece(self, level: int, cost: float, values: Integers) -> Solution | None:
         """Likeliest connected assignment at a level, given the likeliest one of all.
 
-        Fragments must not stay apart: one of the pairs that lead out of the first one has to be
-        bonded. That is the first of these, or not this one but the second, and so on; what may
-        be cheapest of all that is left open is looked at next.
+        Fragments must not stay apart: one of the pairs that lead out of each has to be bonded. That
+        is the first of these, or not this one but the second, and so on; what may be cheapest of
+        all that is left open is looked at next.
         """
-        waiting = [(cost, 0, values, [costs[[level]] for costs in self._atom_costs])]
+        pair_costs = [costs[level : level + 1] for costs in self._pair_costs]
+        atom_costs = [costs[level : level + 1] for costs in self._atom_costs]
+        waiting = [(cost, 0, values, atom_costs, frozenset[int]())]
         n_tried = 0
-        while True:
-            cost, _, values, atom_costs = heappop(waiting)
+        while waiting:
+            cost, _, values, atom_costs, unbonded = heappop(waiting)
             if np.isinf(cost):
-                return None
+                break
             solution = self._solution(cost, values)
-            leaving = self._leaving(solution)
-            if not leaving:
+            labels = fragments(len(self._states), set(solution.bonded))
+            if labels.max() == 0:
                 return solution
-            pair_costs = [costs[[level]] for costs in self._pair_costs]
-            for b in leaving:
+            for b in self._fewest_leaving(labels, unbonded):
                 n_tried += 1
-                if n_tried > MAX_TRIED:
+                n_entries = n_tried * self._elimination.largest
+                if n_tried > MAX_TRIED or n_entries > MAX_TRIED_ENTRIES:
                     raise Undecided
                 bonded = self._restrict(atom_costs, b, is_bonded=True)
                 (cost,), (values,) = self._minimise(bonded, pair_costs)
-                heappush(waiting, (float(cost), n_tried, values, bonded))
+                heappush(waiting, (float(cost), n_tried, values, bonded, unbonded))
                 atom_costs = self._restrict(atom_costs, b, is_bonded=False)
+                unbonded |= {b}
+        return None
 
     def _minimise(self, atom_costs: list[Array], pair_costs: list[Array]) -> tuple[Array, Integers]:
         """Least costs, shape (n_levels,), and the values of all atoms there."""
@@ -229,13 +235,14 @@ class BondField:
             },
         )
 
-    def _leaving(self, solution: Solution) -> list[int]:
-        """Pairs that lead out of the fragment of the first atom."""
-        bonded = {pair for pair, order in solution.orders.items() if order}
-        if len(bonded) == len(self._pairs):
-            return []
-        inside = fragments(len(self._states), bonded) == 0
-        return [b for b, (i, j) in enumerate(self._pairs) if inside[i] != inside[j]]
+    def _fewest_leaving(self, labels: Integers, unbonded: frozenset[int]) -> list[int]:
+        """Pairs that may be bonded out of the fragment that fewest lead out of."""
+        leaving: list[list[int]] = [[] for _ in range(labels.max() + 1)]
+        for b, (i, j) in enumerate(self._pairs):
+            if labels[i] != labels[j] and b not in unbonded:
+                leaving[labels[i]].append(b)
+                leaving[labels[j]].append(b)
+        return min(leaving, key=len)
 
     def _restrict(self, atom_costs: list[Array], b: int, *, is_bonded: bool) -> list[Array]:
         """Costs of the values of all atoms where a pair is to be bonded, or not to be."""

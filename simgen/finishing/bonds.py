@@ -1,8 +1,9 @@
 """Bond orders, hydrogen counts and formal charges of a bare heavy-atom skeleton.
 
-The assignment is the most likely one that satisfies every valence, found exactly as an integer
-linear programme. Each atom i is in one of the states s its element allows (formal charge, number
-of hydrogens, of double, of triple bonds, degree), each bond b has an order o:
+The assignment is the most likely one that satisfies every valence, found exactly: by variable
+elimination, or by integer linear programming where that would take too long. Each atom i is in one
+of the states s its element allows (formal charge, number of hydrogens, of double, of triple bonds,
+degree), each bond b has an order o:
 
     minimise    sum_i a_i(s_i) + sum_b c_b(o_b, s_i, s_j)
     subject to  the double and triple bonds at i are those of s_i,  total charge = Q
