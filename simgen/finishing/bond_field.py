@@ -15,11 +15,11 @@ from itertools import combinations
 import numpy as np
 from numpy.typing import NDArray
 
-from simgen.finishing.bond_problem import BondProblem, Solution, States, possible_links
+from simgen.finishing.bond_problem import BondProblem, Solution, possible_links
 from simgen.finishing.connectivity import fragments
 from simgen.finishing.elimination import Elimination, Totals
 from simgen.finishing.skeleton import Array
-from simgen.finishing.states import State
+from simgen.finishing.states import State, States
 
 MAX_ENTRIES = 2**23
 """Most entries that a table may have, 64 MiB of them."""
@@ -178,28 +178,25 @@ class BondField:
         is the first of these, or not this one but the second, and so on; what may be cheapest of
         all that is left open is looked at next.
         """
-        pair_costs = [costs[level : level + 1] for costs in self._pair_costs]
-        atom_costs = [costs[level : level + 1] for costs in self._atom_costs]
-        waiting = [(cost, 0, values, atom_costs, frozenset[int]())]
+        waiting: list[tuple[float, int, Integers, dict[int, bool]]] = [(cost, 0, values, {})]
         n_tried = 0
         while waiting:
-            cost, _, values, atom_costs, unbonded = heappop(waiting)
+            cost, _, values, is_bonded = heappop(waiting)
             if np.isinf(cost):
                 break
             solution = self._solution(cost, values)
             labels = fragments(len(self._states), set(solution.bonded))
             if labels.max() == 0:
                 return solution
-            for b in self._fewest_leaving(labels, unbonded):
+            for b in self._fewest_leaving(labels, is_bonded):
                 n_tried += 1
                 n_entries = n_tried * self._elimination.largest
                 if n_tried > MAX_TRIED or n_entries > MAX_TRIED_ENTRIES:
                     raise Undecided
-                bonded = self._restrict(atom_costs, b, is_bonded=True)
-                (cost,), (values,) = self._minimise(bonded, pair_costs)
-                heappush(waiting, (float(cost), n_tried, values, bonded, unbonded))
-                atom_costs = self._restrict(atom_costs, b, is_bonded=False)
-                unbonded |= {b}
+                tried = is_bonded | {b: True}
+                (cost,), (values,) = self._minimise(*self._costs_where(level, tried))
+                heappush(waiting, (float(cost), n_tried, values, tried))
+                is_bonded = is_bonded | {b: False}
         return None
 
     def _minimise(self, atom_costs: list[Array], pair_costs: list[Array]) -> tuple[Array, Integers]:
@@ -235,19 +232,25 @@ class BondField:
             },
         )
 
-    def _fewest_leaving(self, labels: Integers, unbonded: frozenset[int]) -> list[int]:
+    def _fewest_leaving(self, labels: Integers, is_bonded: dict[int, bool]) -> list[int]:
         """Pairs that may be bonded out of the fragment that fewest lead out of."""
         leaving: list[list[int]] = [[] for _ in range(labels.max() + 1)]
         for b, (i, j) in enumerate(self._pairs):
-            if labels[i] != labels[j] and b not in unbonded:
+            if labels[i] != labels[j] and b not in is_bonded:
                 leaving[labels[i]].append(b)
                 leaving[labels[j]].append(b)
         return min(leaving, key=len)
 
-    def _restrict(self, atom_costs: list[Array], b: int, *, is_bonded: bool) -> list[Array]:
-        """Costs of the values of all atoms where a pair is to be bonded, or not to be."""
-        i, place = self._pairs[b][0], self._places[b][0]
-        fits = (self._values[i].orders[:, place] > 0) == is_bonded
-        return [
-            np.where(fits, costs, np.inf) if k == i else costs for k, costs in enumerate(atom_costs)
-        ]
+    def _costs_where(
+        self, level: int, is_bonded: dict[int, bool]
+    ) -> tuple[list[Array], list[Array]]:
+        """Costs of the values of atoms and pairs, some of which are bonded and some not."""
+        atom_costs, pair_costs = (
+            [costs[level : level + 1] for costs in of_all]
+            for of_all in (self._atom_costs, self._pair_costs)
+        )
+        for b, bonded in is_bonded.items():
+            i, place = self._pairs[b][0], self._places[b][0]
+            fits = (self._values[i].orders[:, place] > 0) == bonded
+            atom_costs[i] = np.where(fits, atom_costs[i], np.inf)
+        return atom_costs, pair_costs

@@ -14,10 +14,9 @@ from numpy.typing import NDArray
 from simgen.elements import COVALENT_RADII
 from simgen.finishing.bond_statistics import AXES, BondStatistics
 from simgen.finishing.skeleton import Array, Skeleton
-from simgen.finishing.states import State, Wanted, possible_orders
+from simgen.finishing.states import State, States, Wanted, possible_orders
 
 Pair = tuple[int, int]
-States = tuple[State, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +146,7 @@ class BondProblem:
 
     Attributes
     ----------
-    states : list of tuple of State
+    states : list of States
         Those that each atom may be in.
     orders : list of tuple of int
         Those that each pair may have, 0 for staying unbonded.
@@ -175,11 +174,7 @@ class BondProblem:
         ]
         n_optional = Counter(chain.from_iterable(optional))
         self.states = [
-            tuple(
-                state
-                for degree in range(max(len(around) - n_optional[i], 1), len(around) + 1)
-                for state in wanted.states(i, z, degree)
-            )
+            wanted.states(i, z, max(len(around) - n_optional[i], 1), len(around))
             for i, (z, around) in enumerate(
                 zip(skeleton.atomic_numbers, skeleton.neighbours, strict=True)
             )

@@ -193,6 +193,8 @@ class Elimination:
 
         def shares(of_steps: Sequence[int], total: Integers) -> dict[int, Integers]:
             """What the variables up to each of some steps count, given later ones."""
+            if len(of_steps) < 2:
+                return dict.fromkeys(of_steps, total)
             parts = [
                 tables[self._n_tables + k][batch, *(values[:, v] for v in self._steps[k].later)]
                 for k in of_steps
@@ -263,7 +265,7 @@ def _at(table: Array, totals: Integers) -> Array:
 
 def _shares(parts: Sequence[Array], total: Integers) -> list[Integers]:
     """What each part, shape (n_batch, n_totals), counts where they sum to the least."""
-    if not parts or not total.any():
+    if not total.any():
         return [total] * len(parts)
     sums, found = _sums(parts, int(total.max())), []
     for part, before in zip(reversed(parts[1:]), reversed(sums[:-1]), strict=True):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import NamedTuple
 
 VALENCES: Mapping[int, tuple[tuple[int, int], ...]] = {
@@ -46,6 +46,17 @@ class State(NamedTuple):
         bare = self.charge != 0 or (self.z == 16 and self.valence > 2)
         fits = 0 <= self.n_hydrogens <= (0 if bare else 4)
         return fits and self.n_double + self.n_triple <= self.degree
+
+
+class States(tuple[State, ...]):
+    """States that an atom may be in: what many caches go by, and so hashed only once."""
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    @cached_property
+    def _hash(self) -> int:
+        return super().__hash__()
 
 
 @lru_cache
@@ -159,9 +170,19 @@ class Wanted:
         charge = {"charge": self.charge}
         return charge if self.n_hydrogens is None else charge | {"n_hydrogens": self.n_hydrogens}
 
-    def states(self, i: int, z: int, degree: int) -> tuple[State, ...]:
-        """States that an atom may be in at a number of heavy neighbours."""
-        if i < len(self.known.atoms):
-            return self.known.states(i, z, degree)
-        every = possible_states(z, degree)
-        return every if self.formal_charges else tuple(s for s in every if s.charge == 0)
+    def states(self, i: int, z: int, least: int, most: int) -> States:
+        """States that an atom may be in at least and at most so many heavy neighbours."""
+        if i >= len(self.known.atoms):
+            return _states_between(z, least, most, self.formal_charges)
+        degrees = range(least, most + 1)
+        return States(state for degree in degrees for state in self.known.states(i, z, degree))
+
+
+@lru_cache
+def _states_between(z: int, least: int, most: int, formal_charges: bool) -> States:
+    return States(
+        state
+        for degree in range(least, most + 1)
+        for state in possible_states(z, degree)
+        if formal_charges or state.charge == 0
+    )
