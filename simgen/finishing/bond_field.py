@@ -22,9 +22,9 @@ from simgen.finishing.skeleton import Array
 from simgen.finishing.states import State, States
 
 MAX_ENTRIES = 2**23
-"""Most entries that a table may have, 64 MiB of them."""
+"""Most entries that a table may have at each noise level, 64 MiB of them."""
 MAX_ADDITIONS = 2**27
-"""Most additions that may go into a table."""
+"""Most additions that may go into a table at each noise level."""
 MAX_TRIED = 1000
 """Most bonds that are tried at a noise level to bring fragments together."""
 MAX_TRIED_ENTRIES = 2**25
