@@ -12,7 +12,12 @@ from rdkit import Chem, RDConfig
 from rdkit.Chem import AllChem
 
 from simgen.errors import InputError, LoadError
+from simgen.finishing import bond_field, bonds
+from simgen.finishing.bond_field import BondField, Undecided
+from simgen.finishing.bond_problem import BondProblem, Solution, possible_links
+from simgen.finishing.bond_programme import BondProgramme
 from simgen.finishing.bonds import (
+    NOISE_LEVELS,
     VALENCES,
     BondStatistics,
     KnownAtom,
@@ -22,6 +27,8 @@ from simgen.finishing.bonds import (
     load_bond_statistics,
 )
 from simgen.finishing.connectivity import bonded_pairs, fragments, relative_distances
+from simgen.finishing.skeleton import Skeleton
+from simgen.finishing.states import Wanted
 from simgen.finishing.status import Status
 from simgen.io import read_molecules
 
@@ -266,6 +273,201 @@ def test_the_number_of_hydrogens_can_be_given(n_hydrogens: int) -> None:
     assert result.mol is not None
     assert sum(a.GetTotalNumHs() for a in result.mol.GetAtoms()) == n_hydrogens
     assert assign_bonds(numbers, positions, n_hydrogens=7).status is Status.UNASSIGNABLE
+
+
+def problem(
+    numbers: list[int], positions: np.ndarray, wanted: Wanted, firm: float = 1.1
+) -> BondProblem:
+    """Pairs up to 1.3 times the bond length, of which those beyond ``firm`` are optional."""
+    pairs = wanted.known.filter(bonded_pairs(numbers, positions, 1.3))
+    optional = pairs - bonded_pairs(numbers, positions, firm) - set(wanted.known.orders)
+    skeleton = Skeleton.build(numbers, positions, pairs)
+    return BondProblem(skeleton, optional, wanted, NOISE_LEVELS, load_bond_statistics())
+
+
+def check(problem: BondProblem, solution: Solution, level: int) -> None:
+    """Whether a solution is one, and costs what it says."""
+    states, wanted = solution.states, problem.wanted
+    assert sum(state.charge for state in states) == wanted.charge
+    assert wanted.n_hydrogens in (None, sum(state.n_hydrogens for state in states))
+    assert fragments(len(states), set(solution.bonded)).max() == 0
+    cost = 0.0
+    for i, state in enumerate(states):
+        mine = [order for pair, order in solution.orders.items() if i in pair]
+        counted = mine.count(2), mine.count(3), len(mine) - mine.count(0)
+        assert counted == (state.n_double, state.n_triple, state.degree)
+        place = np.array(problem.states[i].index(state))
+        cost += problem.state_costs.of(i, place)[level]
+    for b, (i, j) in enumerate(problem.pairs):
+        order = solution.orders[i, j]
+        assert order in problem.orders[b]
+        links = possible_links(problem.states[i], problem.states[j])
+        ends = problem.states[i].index(states[i]), problem.states[j].index(states[j])
+        choice = links.index((*ends, order)) if order else len(links) + 1
+        cost += problem.link_costs.of(b, np.array(choice))[level]
+    assert solution.cost == pytest.approx(cost, rel=1e-9)
+
+
+def compare(problem: BondProblem) -> list[Solution | None]:
+    """Elimination finds what the integer programme finds."""
+    programme = BondProgramme(problem)
+    found = BondField(problem).solve()
+    for level, solution in enumerate(found):
+        expected = programme.solve(level)
+        assert (solution is None) == (expected is None)
+        if solution is not None and expected is not None:
+            check(problem, solution, level)
+            check(problem, expected, level)
+            assert solution.cost == pytest.approx(expected.cost, rel=1e-9)
+    return found
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(
+    st.sampled_from(SMILES),
+    st.floats(0.0, 0.1),
+    st.floats(0.95, 1.3),
+    st.integers(0, 2**32 - 1),
+)
+def test_elimination_agrees_on_perturbed_molecules(
+    smiles: str, noise: float, firm: float, seed: int
+) -> None:
+    numbers, positions = skeleton(smiles)
+    positions = positions + noise * np.random.default_rng(seed).standard_normal(positions.shape)
+    compare(problem(numbers, positions, Wanted(), firm))
+
+
+def crowd(elements: list[int], seed: int) -> np.ndarray:
+    """Random points about a bond's length apart, some of them much closer to several others."""
+    rng = np.random.default_rng(seed)
+    positions = np.zeros((1, 3))
+    for _ in elements[1:]:
+        start = positions[rng.integers(len(positions))]
+        step = rng.standard_normal((20, 3))
+        options = start + rng.uniform(1.2, 1.8) * step / np.linalg.norm(step, axis=1)[:, None]
+        distances = np.linalg.norm(options[:, None] - positions, axis=-1).min(1)
+        positions = np.vstack([positions, options[distances.argmax()]])
+    return positions
+
+
+@settings(max_examples=80, deadline=None, derandomize=True)
+@given(
+    st.lists(st.sampled_from([6, 6, 6, 7, 7, 8, 15, 16, 17]), min_size=2, max_size=9),
+    st.floats(0.9, 1.3),
+    st.integers(-1, 1),
+    st.booleans(),
+    st.integers(0, 2**32 - 1),
+)
+def test_elimination_agrees_on_crowds(
+    elements: list[int], firm: float, charge: int, formal_charges: bool, seed: int
+) -> None:
+    """With optional pairs, charges that no atom alone would have, and fragments to be joined."""
+    compare(problem(elements, crowd(elements, seed), Wanted(charge, formal_charges), firm))
+
+
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(
+    st.sampled_from(["CCO", "NC(N)=O", "CC(=O)O", "c1cnc[nH]1", "C=CC=O", "CN=[N+]=[N-]"]),
+    st.integers(-2, 2),
+    st.integers(0, 10),
+    st.floats(1.1, 1.3),
+)
+def test_elimination_agrees_on_totals(
+    smiles: str, charge: int, n_hydrogens: int, firm: float
+) -> None:
+    numbers, positions = skeleton(smiles)
+    compare(problem(numbers, positions, Wanted(charge, n_hydrogens=n_hydrogens), firm))
+
+
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(
+    st.sampled_from(["c1ccccc1", "CC=O", "C[NH+](C)C", "NC=O", "C1CC1"]),
+    st.lists(st.sampled_from([6, 7, 8]), min_size=1, max_size=4),
+    st.data(),
+)
+def test_elimination_agrees_on_scaffolds(smiles: str, new: list[int], data: st.DataObject) -> None:
+    numbers, positions = skeleton(smiles)
+    seed = data.draw(st.integers(0, 2**32 - 1))
+    grown = data.draw(st.sets(st.integers(0, len(numbers) - 1), min_size=1))
+    around = crowd([6, *new], seed)
+    place = positions[min(grown)]
+    outward = place - positions.mean(0)
+    around = around + place + 1.5 * outward / np.linalg.norm(outward)
+    known = known_of(smiles, *grown)
+    charge = sum(atom.charge for atom in known.atoms)
+    elements = [*numbers.tolist(), *[6, *new]]
+    wanted = Wanted(charge, n_hydrogens=None, known=known)
+    for solution in compare(problem(elements, np.vstack([positions, around]), wanted)):
+        if solution is not None:
+            assert {pair: solution.orders[pair] for pair in known.orders} == known.orders
+
+
+APART = [8, 6, 6, 6], np.array([[0, 0, 0], [1.45, 0, 0], [0, 1.95, 0], [1.45, 1.95, 0]])
+"""Two bonds too far from each other for a third one, were it not for having to be one molecule."""
+
+
+def test_fragments_are_joined_at_the_least_cost() -> None:
+    found = compare(problem(*APART, Wanted()))
+    assert all(solution is not None and len(solution.bonded) == 3 for solution in found)
+
+
+def test_fragments_out_of_reach_are_no_solution() -> None:
+    numbers, positions = skeleton("CC")
+    numbers, positions = np.tile(numbers, 2), np.vstack([positions, positions + 9.0])
+    assert compare(problem(numbers.tolist(), positions, Wanted())) == [None] * len(NOISE_LEVELS)
+
+
+def limit(monkeypatch: pytest.MonkeyPatch, name: str) -> list[BondProblem]:
+    """Make one of the limits of elimination as low as it gets; the list is of the problems left."""
+    left: list[BondProblem] = []
+
+    def note(problem: BondProblem) -> BondProgramme:
+        left.append(problem)
+        return BondProgramme(problem)
+
+    monkeypatch.setattr(bonds, "BondProgramme", note)
+    monkeypatch.setattr(bond_field, name, 0)
+    return left
+
+
+@pytest.mark.parametrize("smiles", ["CC(=O)Nc1ccc(O)cc1", "C[N+](=O)[O-]"])
+@pytest.mark.parametrize("limited", ["MAX_ENTRIES", "MAX_ADDITIONS"])
+def test_what_is_too_large_is_left_to_the_integer_programme(
+    smiles: str, limited: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    numbers, positions = skeleton(smiles)
+    fast = assign_bonds(numbers, positions)
+    left = limit(monkeypatch, limited)
+    slow = assign_bonds(numbers, positions)
+    assert left
+    assert slow.cost == pytest.approx(fast.cost, rel=1e-9)
+    assert plain(slow.mol) == plain(fast.mol) == Chem.CanonSmiles(smiles)
+    with pytest.raises(Undecided):
+        BondField(problem(numbers, positions, Wanted()))
+
+
+@pytest.mark.parametrize("limited", ["MAX_TRIED", "MAX_TRIED_ENTRIES"])
+def test_fragments_that_are_too_many_are_left_to_the_integer_programme(
+    limited: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fast = assign_bonds(*APART)
+    left = limit(monkeypatch, limited)
+    slow = assign_bonds(*APART)
+    assert len(left) == 1
+    assert slow.cost == pytest.approx(fast.cost, rel=1e-9)
+    assert plain(slow.mol) == plain(fast.mol)
+
+
+def test_molecules_are_left_to_elimination(monkeypatch: pytest.MonkeyPatch) -> None:
+    def never(problem: BondProblem) -> BondProgramme:
+        raise AssertionError("elimination takes too long")
+
+    monkeypatch.setattr(bonds, "BondProgramme", never)
+    rng = np.random.default_rng(0)
+    for smiles in SMILES:
+        numbers, positions = skeleton(smiles)
+        noisy = positions + 0.05 * rng.standard_normal(positions.shape)
+        assert assign_bonds(numbers, noisy).status is not Status.UNASSIGNABLE
 
 
 def test_fitting_counts_what_is_there() -> None:

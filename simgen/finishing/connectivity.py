@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from simgen.elements import COVALENT_RADII
 
@@ -43,13 +41,29 @@ def bonded_pairs(
     atomic_numbers: ArrayLike, positions: ArrayLike, factor: float = BOND_FACTOR
 ) -> set[tuple[int, int]]:
     """Pairs ``(i, j)``, i < j, closer than ``factor`` times the sum of their covalent radii."""
-    close = np.triu(relative_distances(atomic_numbers, positions) < factor)
-    return {(int(i), int(j)) for i, j in np.argwhere(close)}
+    return pairs_within(relative_distances(atomic_numbers, positions), factor)
+
+
+def pairs_within(relative: NDArray[np.float64], factor: float) -> set[tuple[int, int]]:
+    """Pairs ``(i, j)``, i < j, whose :func:`relative_distances` are less than a factor."""
+    first, second = np.nonzero(np.triu(relative < factor))
+    return set(zip(first.tolist(), second.tolist(), strict=True))
 
 
 def fragments(n_atoms: int, pairs: set[tuple[int, int]]) -> NDArray[np.int64]:
     """Index of the connected component of each atom, shape (n_atoms,)."""
-    rows, columns = np.array(sorted(pairs), dtype=np.int64).reshape(-1, 2).T
-    graph = coo_array((np.ones(len(rows)), (rows, columns)), shape=(n_atoms, n_atoms))
-    labels: NDArray[np.int64] = connected_components(graph, directed=False)[1]
+    neighbours: list[list[int]] = [[] for _ in range(n_atoms)]
+    for i, j in pairs:
+        neighbours[i].append(j)
+        neighbours[j].append(i)
+    labels = np.full(n_atoms, -1, dtype=np.int64)
+    n_found = 0
+    for i in range(n_atoms):
+        if labels[i] < 0:
+            reached, new = {i}, {i}
+            while new:
+                new = {k for j in new for k in neighbours[j]} - reached
+                reached |= new
+            labels[list(reached)] = n_found
+            n_found += 1
     return labels
