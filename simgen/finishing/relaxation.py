@@ -84,7 +84,7 @@ def relax(
     f_max: float = 0.03,
     max_steps: int = 200,
     max_step: float = 0.3,
-    n_history: int = 20,
+    n_history: int = 40,
 ) -> RelaxationResult:
     """Move the atoms of every molecule downhill until their forces vanish.
 
@@ -213,15 +213,21 @@ class _Space:
         self.roots = coordinates.stiffness.sqrt()
         self.free = free[atoms][..., None]
         self.weak = math.sqrt(WEAK) * free[:, None].expand(-1, 3)
-        # One matrix for each molecule, with three rows and columns for each atom.
-        self.width = 3 * int(batch.counts.max())
-        axes = torch.arange(3, device=idx.device)
-        columns = 3 * batch.local_idx[:, None] + axes
-        self.rows = idx[:, None] * self.width + columns
-        self.diagonal = free.new_ones(self.n_molecules * self.width)
-        self.diagonal[self.rows] = torch.where(batch.fixed, 1.0, WEAK).to(free)[:, None]
-        self.row_of, self.column_of = (x[atoms].flatten(1) for x in (self.rows, columns))
-        self.place_of = (3 * atoms[..., None] + axes).flatten()
+        # One matrix for each molecule, with three rows and columns for each atom. Only those of a
+        # size go together: to fill up smaller ones would change their rounding.
+        counts, axes = batch.counts, torch.arange(3, device=idx.device)
+        order = torch.argsort(counts, stable=True)
+        sizes, numbers = torch.unique(counts, return_counts=True)
+        self.groups = list(zip(numbers.tolist(), (3 * sizes).tolist(), strict=True))
+        widths = 3 * counts
+        column = 3 * batch.local_idx[:, None] + axes
+        self.rows = _offsets(widths, order)[idx][:, None] + column
+        first_place = _offsets(widths**2, order)[idx]
+        row_place = first_place[:, None] + column * widths[idx][:, None]
+        self.diagonal_places = row_place + column
+        self.diagonal = torch.where(batch.fixed, 1.0, WEAK).to(free)[:, None].expand(-1, 3)
+        self.row_place_of, self.column_of = (x[atoms].flatten(1) for x in (row_place, column))
+        self.places = 3 * atoms[..., None] + axes
 
     def at(self, positions: Tensor) -> Tensor:
         """All coordinates of atoms at some positions, not scaled: (n_z,)."""
@@ -234,6 +240,13 @@ class _Space:
         return torch.cat([self.roots * turned, self.weak.flatten() * (after[n:] - before[n:])])
 
 
+def _offsets(lengths: Tensor, order: Tensor) -> Tensor:
+    """Where pieces of some lengths begin that follow each other in an order."""
+    begin = torch.empty_like(lengths)
+    begin[order] = torch.cumsum(lengths[order], 0) - lengths[order]
+    return begin
+
+
 class _Chart:
     """The coordinates z about some positions: their derivatives W, and W^T W factorised."""
 
@@ -242,13 +255,16 @@ class _Chart:
         self.point = space.at(positions)
         derivatives = space.coordinates.derivatives(positions)
         self._rows = space.roots[:, None, None] * space.free * derivatives
-        flat, width = self._rows.flatten(1), space.width
-        places = space.row_of[:, :, None] * width + space.column_of[:, None]
-        matrix = flat.new_zeros(space.n_molecules * width * width)
-        matrix.index_add_(0, places.flatten(), (flat[:, :, None] * flat[:, None]).flatten())
-        matrix = matrix.view(space.n_molecules, width, width)
-        matrix.diagonal(dim1=1, dim2=2).add_(space.diagonal.view(-1, width))
-        self._factor = torch.linalg.cholesky(matrix)
+        flat = self._rows.flatten(1)
+        places = space.row_place_of[:, :, None] + space.column_of[:, None]
+        matrices = flat.new_zeros(sum(n * width**2 for n, width in space.groups))
+        matrices.index_add_(0, places.flatten(), (flat[:, :, None] * flat[:, None]).flatten())
+        matrices[space.diagonal_places] += space.diagonal
+        parts = torch.split(matrices, [n * width**2 for n, width in space.groups])
+        self._factors = [
+            torch.linalg.cholesky(part.view(n, width, width))
+            for part, (n, width) in zip(parts, space.groups, strict=True)
+        ]
 
     def along(self, step: Tensor) -> Tensor:
         """W times a step of the atoms, (n_atoms, 3): (n_z,)."""
@@ -260,14 +276,20 @@ class _Chart:
         n = len(self._rows)
         parts = (self._rows * z[:n, None, None]).flatten()
         weak = self.space.weak.flatten() * z[n:]
-        return weak.index_add_(0, self.space.place_of, parts).view(-1, 3)
+        return weak.index_add_(0, self.space.places.flatten(), parts).view(-1, 3)
 
     def solve(self, vectors: Tensor) -> Tensor:
         """Divide (n_atoms, 3) by W^T W."""
-        padded = vectors.new_zeros(len(self.space.diagonal))
-        padded[self.space.rows] = vectors
-        solved = torch.cholesky_solve(padded.view(*self._factor.shape[:2], 1), self._factor)
-        return solved.flatten()[self.space.rows]
+        ordered = vectors.new_empty(vectors.numel())
+        ordered[self.space.rows] = vectors
+        parts = torch.split(ordered, [n * width for n, width in self.space.groups])
+        solved = [
+            torch.cholesky_solve(part.view(n, width, 1), factor).flatten()
+            for part, factor, (n, width) in zip(
+                parts, self._factors, self.space.groups, strict=True
+            )
+        ]
+        return torch.cat(solved)[self.space.rows]
 
     def gradient(self, forces: Tensor) -> Tensor:
         """Gradient of the energy with respect to z, (n_z,)."""
