@@ -9,7 +9,8 @@ from scipy.optimize import minimize
 from torch import Tensor
 
 from simgen.errors import InputError
-from simgen.finishing.relaxation import relax
+from simgen.finishing.internal import InternalCoordinates
+from simgen.finishing.relaxation import _Chart, _Space, relax
 from simgen.molecules import MoleculeBatch
 
 KCAL = 0.0433641  # eV
@@ -83,9 +84,7 @@ def test_one_together_is_one_alone() -> None:
     for k, alone_start in enumerate(start.split()):
         alone = relax(lennard_jones, alone_start, f_max=0.01)
         assert alone.n_steps[0] == together.n_steps[k]
-        torch.testing.assert_close(
-            together.batch[k].positions, alone.batch.positions, rtol=0, atol=1e-6
-        )
+        assert torch.equal(together.batch[k].positions, alone.batch.positions)
 
 
 def test_finished_molecules_are_not_computed_again() -> None:
@@ -157,6 +156,27 @@ def test_a_molecule_that_becomes_nonfinite_stops_alone() -> None:
     assert result.energies.isfinite().all()
 
 
+def test_what_falls_into_a_hole_is_given_up() -> None:
+    """An atom that falls to the origin without end; another one is held there gently."""
+
+    def hole(batch: MoleculeBatch) -> tuple[Tensor, Tensor]:
+        x = batch.positions
+        r = x.norm(dim=1)
+        falls = batch.atomic_numbers == 1
+        energies = torch.where(falls, -1.0 / r, r**2)
+        forces = torch.where(falls, -1.0 / r**3, -2.0)[:, None] * x
+        return energies, forces
+
+    start = MoleculeBatch.from_arrays(
+        [([1], [[2.0, 0, 0]]), ([6], [[0, 2.0, 0]])], dtype=torch.float64
+    )
+    result = relax(hole, start, f_max=0.01)
+    assert result.converged.tolist() == [False, True]
+    assert result.finite.all()
+    assert result.n_steps[0] < 20
+    assert hole(result.batch)[1][0].norm() > 50
+
+
 def test_a_nonfinite_start_is_returned_as_it_came() -> None:
     start = MoleculeBatch.from_arrays(
         [([6, 6], [[torch.nan, 0, 0], [1, 0, 0]]), ([6], [[1.0, 0, 0]])], dtype=torch.float64
@@ -198,3 +218,73 @@ def test_a_rough_molecule_takes_few_force_calls(dtype: torch.dtype) -> None:
     assert result.converged.all()
     assert result.n_steps[0] <= 60
     assert result.batch.positions.dtype == dtype
+
+
+def test_a_floppy_molecule_takes_few_force_calls() -> None:
+    """Turning about bonds is neither stiff nor straight; in Cartesian steps it takes hundreds."""
+    mol = Chem.AddHs(Chem.MolFromSmiles("CCC(CCC(CCCCCO)=NO)OC"))
+    AllChem.EmbedMolecule(mol, randomSeed=1)
+    rng = np.random.default_rng(0)
+    rough = mol.GetConformer().GetPositions() + 0.1 * rng.standard_normal((mol.GetNumAtoms(), 3))
+    numbers = [a.GetAtomicNum() for a in mol.GetAtoms()]
+    start = MoleculeBatch.from_arrays([(numbers, rough)])
+    result = relax(mmff(mol), start, f_max=0.03)
+    assert result.converged.all()
+    assert result.n_steps[0] <= 80
+
+
+def test_steps_in_scaled_coordinates_are_least_squares() -> None:
+    """Against the dense derivatives of everything, by finite differences, and NumPy's solver."""
+    mol = Chem.AddHs(Chem.MolFromSmiles("C#CCO"))
+    AllChem.EmbedMolecule(mol, randomSeed=1)
+    numbers = [a.GetAtomicNum() for a in mol.GetAtoms()]
+    water = ([8, 1, 1], [[0, 0, 0], [0.96, 0, 0], [0, 0.96, 0]])
+    batch = MoleculeBatch.from_arrays(
+        [water, (numbers, mol.GetConformer().GetPositions())], dtype=torch.float64
+    )
+    batch = batch.replace(fixed=torch.arange(batch.n_atoms) % 5 == 1)
+    space = _Space(InternalCoordinates(batch), batch)
+    x, h = batch.positions, 1e-5
+    chart = _Chart(space, x)
+    moves = torch.eye(3 * batch.n_atoms, dtype=torch.float64).view(-1, batch.n_atoms, 3)
+    moves = moves[~batch.fixed.repeat_interleave(3)]
+    columns = [space.change(space.at(x - h * m), space.at(x + h * m)) / (2 * h) for m in moves]
+    dense = torch.stack(columns, 1).numpy()
+    rng = np.random.default_rng(0)
+
+    shift = torch.tensor(rng.standard_normal(len(moves)))
+    step = (shift[:, None, None] * moves).sum(0)
+    np.testing.assert_allclose(chart.along(step), dense @ shift.numpy(), atol=1e-6)
+    z = torch.tensor(rng.standard_normal(len(dense)))
+    found = chart.solve(chart.back(z))
+    assert not found[batch.fixed].any()
+    expected = np.linalg.lstsq(dense, z.numpy(), rcond=None)[0]
+    np.testing.assert_allclose((found * moves).sum((1, 2)), expected, atol=1e-5)
+    # the shortest solution of W^T G = g
+    forces = step
+    expected = np.linalg.lstsq(dense.T, -shift.numpy(), rcond=None)[0]
+    np.testing.assert_allclose(chart.gradient(forces), expected, atol=1e-5)
+
+
+def test_atoms_turn_about_bonds_without_stretching_them() -> None:
+    """A methyl group: a straight step of 0.3 A makes its bonds 0.04 A longer."""
+    mol = Chem.AddHs(Chem.MolFromSmiles("CC"))
+    AllChem.EmbedMolecule(mol, randomSeed=1)
+    x = torch.tensor(mol.GetConformer().GetPositions())
+    numbers = [a.GetAtomicNum() for a in mol.GetAtoms()]
+    batch = MoleculeBatch.from_arrays([(numbers, x)], dtype=torch.float64)
+    axis = torch.nn.functional.normalize(x[1] - x[0], dim=0)
+    turning = torch.linalg.cross(axis.expand(8, 3), x - x[0])
+    turning[[0, 1, 5, 6, 7]] = 0.0
+    step = 0.3 * turning / turning.norm(dim=1).max()
+    chart = _Chart(_Space(InternalCoordinates(batch), batch), x)
+
+    def stretch(step: Tensor) -> float:
+        bonds = [(x + step)[k] - (x + step)[0] for k in (2, 3, 4)]
+        return max(
+            abs(float(bond.norm() - (x[k] - x[0]).norm()))
+            for bond, k in zip(bonds, (2, 3, 4), strict=True)
+        )
+
+    assert stretch(step) > 0.035
+    assert stretch(step + chart.bending(step)) < 0.005

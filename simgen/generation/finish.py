@@ -35,10 +35,8 @@ from simgen.validation import (
 
 _F_MAX = 0.03
 """Largest force left by relaxations, eV/angstrom."""
-_HYDROGEN_STEPS = 50
-"""Most steps of the relaxation of the hydrogens alone, which need not converge."""
 _RELAXATION_STEPS = 500
-"""Most steps of the relaxation of all atoms."""
+"""Most steps of a relaxation."""
 _CLASSICAL = "relaxed classically: the force field has a hole here"
 """Detail of molecules that could not be relaxed in the force field."""
 
@@ -59,7 +57,7 @@ class Skeleton:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Relaxed:
-    """A molecule after relaxation; ``energy`` is what the last part of it released, kcal/mol.
+    """A molecule after relaxation; ``energy`` is what that released, kcal/mol.
 
     None for one that only a classical field has relaxed.
     """
@@ -202,7 +200,11 @@ class Finisher:
         )
 
     def _relax(self, mols: Sequence[Chem.Mol]) -> list[_Relaxed]:
-        """Relax all molecules together in the force field: hydrogens first, then everything."""
+        """Relax all molecules together in the force field.
+
+        All atoms of them: hydrogens alone would give way to what the skeleton does not like by
+        leaving their atoms.
+        """
         batch = MoleculeBatch.from_arrays(
             [
                 ([a.GetAtomicNum() for a in mol.GetAtoms()], mol.GetConformer().GetPositions())
@@ -215,28 +217,21 @@ class Finisher:
         fixed = torch.zeros_like(batch.fixed)
         if masks:
             fixed = torch.tensor(np.concatenate(masks), device=self.device)
-        first = relax(
+        result = relax(
             self.energy_and_forces,
-            batch.replace(fixed=fixed | (batch.atomic_numbers != 1)),
-            f_max=_F_MAX,
-            max_steps=_HYDROGEN_STEPS,
-        )
-        second = relax(
-            self.energy_and_forces,
-            first.batch.replace(fixed=fixed),
+            batch.replace(fixed=fixed),
             f_max=_F_MAX,
             max_steps=_RELAXATION_STEPS,
         )
-        energies = ((second.initial_energies - second.energies) * EV_TO_KCAL).tolist()
-        finite = (first.finite & second.finite).tolist()
+        energies = ((result.initial_energies - result.energies) * EV_TO_KCAL).tolist()
         results = []
         for mol, mask, part, *outcome in zip(
             mols,
             masks,
-            second.batch.to("cpu", torch.float64).split(),
+            result.batch.to("cpu", torch.float64).split(),
             energies,
-            finite,
-            second.converged.tolist(),
+            result.finite.tolist(),
+            result.converged.tolist(),
             strict=True,
         ):
             complete = Chem.Mol(mol)
