@@ -54,7 +54,7 @@ THEMES_AT_HAND = 64
 """Parts of the reference that are kept as tensors of their own, those used last."""
 LEAF_SIZE = 8
 """References that are not sorted any further."""
-MAX_EXPONENTS = 2**18
+MAX_EXPONENTS = 2**20
 """The same for compiled loops; so few that they stay in the cache."""
 NEGLIGIBLE = {torch.float32: 2.0**-20, torch.float64: 2.0**-44}
 """What references that are left out may count together, relative to the kernel."""

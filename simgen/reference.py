@@ -32,6 +32,8 @@ Larger molecules need more of them: at 16 atoms, 32 leave more unknown environme
 do, and 128 fewer (docs/experiments.md)."""
 MIN_THEME_MOLECULES = 16
 """Fewer molecules than this, of whatever size, are no theme."""
+MAX_THEME_MOLECULES = 102
+"""At 30 and 40 atoms, molecules made with all 256 are no better than with so many."""
 
 REMOVED_ELEMENTS = (1, 9)
 """Hydrogen and fluorine: environments are those of the other atoms, as generation places heavy
@@ -193,10 +195,11 @@ def theme_size(n_heavy_atoms: int) -> int:
 
     Examples
     --------
-    >>> theme_size(9), theme_size(16)
-    (32, 102)
+    >>> theme_size(9), theme_size(16), theme_size(40)
+    (32, 102, 102)
     """
-    return max(MIN_THEME_MOLECULES, round(THEME_MOLECULES_PER_SQUARE * n_heavy_atoms**2))
+    suited = round(THEME_MOLECULES_PER_SQUARE * n_heavy_atoms**2)
+    return min(max(MIN_THEME_MOLECULES, suited), MAX_THEME_MOLECULES)
 
 
 def themes(
