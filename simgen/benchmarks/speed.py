@@ -7,13 +7,14 @@ has one thread: what several do together depends on what else the machine does.
 from __future__ import annotations
 
 import json
+import math
 import os
 import resource
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from multiprocessing import get_context
@@ -108,7 +109,7 @@ SUITES = {
         Cell(""),
         batch_size=(1, 8),
         n_molecules=(4, 16),
-        n_heavy_atoms=(5, 9, 16),
+        n_heavy_atoms=(5, 9, 16, 40),
         n_particles=(1, 10),
         n_references=(64, None),
     ),
@@ -322,6 +323,29 @@ def benchmark(
     return known
 
 
+SMALLEST = 9
+"""Heavy atoms from which on growth is stated: smaller molecules are mostly overhead."""
+
+
+def growth(seconds: Mapping[int, float]) -> str:
+    """Say how the time of an attempt grows with the number of heavy atoms.
+
+    Examples
+    --------
+    >>> growth({5: 1.0, 9: 3.0, 40: 48.0})
+    'From 9 to 40 heavy atoms the time of an attempt grows with the 1.86th power of their number.'
+    """
+    sizes = sorted(size for size in seconds if size >= SMALLEST)
+    if len(sizes) < 2:
+        return ""
+    small, large = sizes[0], sizes[-1]
+    power = math.log(seconds[large] / seconds[small]) / math.log(large / small)
+    return (
+        f"From {small} to {large} heavy atoms the time of an attempt grows with the {power:.2f}th "
+        "power of their number."
+    )
+
+
 _STAGES = (
     "sampling",
     "refinement",
@@ -355,11 +379,18 @@ def to_markdown(results: dict[str, Any]) -> str:
             )
         )
     field = results["field"]
+    sizes = {
+        cell["n_heavy_atoms"]: cell["cpu_seconds"] / cell["n_molecules"]
+        for cell in results["cells"].values()
+        if cell["varied"] == "n_heavy_atoms"
+    }
     lines = [
         "One process of one thread for each row. To import and load things is not part of the "
         "time; to prepare the reference, about a second for each row, is.",
         "",
         *table((*columns, *figures), rows),
+        "",
+        growth(sizes),
         "",
         f"Energies and forces of {FIELD_BATCH} molecules, one thread:",
         "",
