@@ -93,8 +93,8 @@ class Shape:
         """Whether any number of atoms suits it, as it has no size."""
         return not self.name and len(self.points) < 2
 
-    def prior(self) -> AtomPrior:
-        """Return it as a prior.
+    def prior(self, n_atoms: int | None = None) -> AtomPrior:
+        """Return it as a prior; one of no size suits this number of heavy atoms, if it is given.
 
         Raises
         ------
@@ -112,7 +112,7 @@ class Shape:
         elif len(self.points) > 1:
             prior = Spline(torch.tensor(self.points, dtype=torch.float64), closed=self.closed)
         else:
-            prior = Gaussian()
+            prior = Gaussian() if n_atoms is None else Gaussian.suited_to(n_atoms)
             if self.points:
                 centre = torch.tensor(self.points[0], dtype=torch.float64)
                 prior = Transformed(prior, translation=centre)
@@ -212,7 +212,8 @@ class Generate:
         scaffold = None
         if self.scaffold is not None:
             scaffold = Scaffold.from_mol(self.scaffold, self.grow_at, name="molecule")
-        prior = None if self.shape is None else self.shape.prior()
+        n_atoms = self.n_heavy_atoms if isinstance(self.n_heavy_atoms, int) else None
+        prior = None if self.shape is None else self.shape.prior(n_atoms)
         reference = "organic"
         if self.reference is not None:
             reference = str(self.folder / "reference.sdf")
