@@ -55,7 +55,7 @@ THEMES_AT_HAND = 64
 LEAF_SIZE = 8
 """References that are not sorted any further."""
 MAX_EXPONENTS = 2**20
-"""The same for compiled loops; so few that they stay in the cache."""
+"""The same for compiled loops, which are fastest where they stay near the processor."""
 NEGLIGIBLE = {torch.float32: 2.0**-20, torch.float64: 2.0**-44}
 """What references that are left out may count together, relative to the kernel."""
 LOG2_E = math.log2(math.e)
@@ -179,10 +179,10 @@ def log_kernel(
 ) -> tuple[Tensor, Tensor | None]:
     """Evaluate log k_i = logsumexp_j(-precision_i |a_i - b_j|^2 / 2) and its gradient.
 
-    In blocks of atoms; there is never an (n, m, d) tensor, nor an (n, m) one. The terms are a
-    product, and so is the gradient; compiled loops instead sum over those terms only that together
-    count more than ``NEGLIGIBLE``. Both arguments should be centred on the same point near the
-    references, so that little cancels in |a|^2 + |b|^2 - 2 a b.
+    In blocks of atoms; there is never an (n, m, d) tensor, nor an (n, m) one. The exponents are a
+    matrix product, and so is the gradient, unless compiled loops compute it, which leave out what
+    counts less than ``NEGLIGIBLE`` together. Both arguments should be centred on the same point
+    near the references, so that little cancels in |a|^2 + |b|^2 - 2 a b.
 
     Parameters
     ----------
