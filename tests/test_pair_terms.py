@@ -120,7 +120,9 @@ def test_weights_keep_the_terms(model: ForceField, batch: MoleculeBatch, tmp_pat
     save(model, path, {})
     again = load_model(path, dtype=torch.float64)
     assert again.config == model.config
-    torch.testing.assert_close(again(batch), model(batch), rtol=0, atol=0)
+    torch.testing.assert_close(again.state_dict(), model.state_dict(), rtol=0, atol=0)
+    # How products round depends on where in memory the weights are.
+    torch.testing.assert_close(again(batch), model(batch), rtol=1e-12, atol=1e-15)
 
 
 def test_unknown_transform() -> None:
