@@ -287,8 +287,15 @@ def test_stop_ends_what_the_toolbar_began(somebody: User) -> None:
 def test_an_error_is_shown_in_words(somebody: User) -> None:
     job = somebody.run("Load molecules", SMILES="this")
     assert somebody.ends(job) == "failed"
-    somebody.page.get_by_label("toggle chat").click()
-    somebody.page.get_by_text("not a SMILES string").first.wait_for()
+    words = somebody.page.get_by_text("not a SMILES string").first
+
+    def shows() -> bool:
+        somebody.page.get_by_label("toggle chat").click()
+        with suppress(TimeoutError):
+            words.wait_for(timeout=20_000)
+        return words.is_visible()
+
+    somebody.until(shows)  # a click may be lost while the page is busy
     assert "Traceback" not in somebody.page.content()
     somebody.page.get_by_label("toggle chat").click()
 
