@@ -85,6 +85,10 @@ class Cohesion:
         self.loops = tuple(loops)
         self._layout = Layout()
 
+    def is_batch_invariant(self, batch: MoleculeBatch) -> bool:
+        """Whether it is the same for a molecule, bit for bit, in any batch: with compiled loops."""
+        return library_for(batch.positions) is not None and not self.loops
+
     def log_prob(self, batch: MoleculeBatch, sigma: float) -> Tensor:
         """Log-density of each molecule, shape (n_molecules,)."""
         pairs = molecule_pairs(batch)

@@ -8,7 +8,7 @@ d2_ij = |chi_i - chi_j|^2 / (ell s_z)     (never stored as such)
 ell = mean_j |chi_j|^2                    ``ReferenceEnvironments.length_scale``
 m(sigma)                                  :func:`simgen.schedules.kernel_sharpness`
 m / (ell s_z)                             ``precision``
-log k_i = logsumexp_j(-m d2_ij / 2)       ``log_k``
+log k_i = logsumexp_j(-m d2_ij / 2)       ``log_k`` (:mod:`simgen.kernel`)
 E_i = -log k_i                            ``atom_energies``
 ========================================  =====================================
 
@@ -22,19 +22,20 @@ from __future__ import annotations
 
 import ctypes
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache, partial
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from functools import lru_cache
+from itertools import groupby
+from typing import NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import torch
 from scipy.spatial import KDTree
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from simgen.descriptors import Descriptor, linearise
 from simgen.errors import InputError
-from simgen.graph import Chunk, Layout, molecule_pairs
+from simgen.graph import Chunk, Families, Layout, is_batch_invariant, molecule_pairs
+from simgen.kernel import References
 from simgen.models.compiled import library_for
 from simgen.molecules import MoleculeBatch
 from simgen.schedules import kernel_sharpness
@@ -48,20 +49,13 @@ REPULSION_DECAY = 8.0
 
 SMALLEST_DISTANCE = 1e-12
 """angstrom; two atoms closer than this coincide."""
-MAX_KERNEL_ELEMENTS = 2**22
-"""Elements of the kernel matrix that exist at once; bounds the memory of the kernel."""
 THEMES_AT_HAND = 64
 """Parts of the reference that are kept as tensors of their own, those used last."""
 LEAF_SIZE = 8
 """References that are not sorted any further."""
-MAX_EXPONENTS = 2**20
-"""The same for compiled loops, which are fastest where they stay near the processor."""
-NEGLIGIBLE = {torch.float32: 2.0**-20, torch.float64: 2.0**-44}
-"""What references that are left out may count together, relative to the kernel."""
-LOG2_E = math.log2(math.e)
-MIN_EXPONENT = -100.0
-"""Weights below 2^-100 of the largest are raised to it: they stay invisible in the sum, and
-denormal numbers, which are slow on CPUs, stay away."""
+
+
+Part = TypeVar("Part")
 
 
 class LogDensity(Protocol):
@@ -164,108 +158,6 @@ class ReferenceEnvironments:
         )
 
 
-def extend(references: Tensor) -> Tensor:
-    """Append -|b_j|^2 / 2 to references b_j, (n, n_features); what :func:`log_kernel` takes."""
-    return torch.cat([references, -0.5 * references.square().sum(1, keepdim=True)], 1)
-
-
-def log_kernel(
-    features: Tensor,
-    extended: Tensor,
-    precision: Tensor,
-    *,
-    with_gradient: bool,
-    code: ctypes.CDLL | None = None,
-) -> tuple[Tensor, Tensor | None]:
-    """Evaluate log k_i = logsumexp_j(-precision_i |a_i - b_j|^2 / 2) and its gradient.
-
-    In blocks of atoms; there is never an (n, m, d) tensor, nor an (n, m) one. The exponents are a
-    matrix product, and so is the gradient, unless compiled loops compute it, which leave out what
-    counts less than ``NEGLIGIBLE`` together. Both arguments should be centred on the same point
-    near the references, so that little cancels in |a|^2 + |b|^2 - 2 a b.
-
-    Parameters
-    ----------
-    features : Tensor, shape (n_atoms, n_features)
-        The a_i.
-    extended : Tensor, shape (n_references, n_features + 1)
-        The b_j, with what :func:`extend` appends.
-    precision : Tensor, shape (n_atoms,)
-        Inverse square widths.
-    with_gradient : bool
-        Whether the gradient is wanted.
-    code : ctypes.CDLL, optional
-        Compiled loops for the dtype (:func:`simgen.models.compiled.library_for`).
-
-    Returns
-    -------
-    log_k : Tensor, shape (n_atoms,)
-        Logarithm of the kernel.
-    gradient : Tensor, shape (n_atoms, n_features), or None
-        Its derivatives: precision_i (mean_ij - a_i), with the mean of the b_j weighted by their
-        terms of the sum.
-    """
-    n_block = max(1, (MAX_KERNEL_ELEMENTS if code is None else MAX_EXPONENTS) // len(extended))
-    blocks = zip(torch.split(features, n_block), torch.split(precision, n_block), strict=True)
-    sum_terms = _sum_terms if code is None else partial(_sum_near_terms, code)
-    log_k, gradient = [], []
-    for a, p in blocks:
-        # Exponents to the base of 2, which is the faster power.
-        binary = LOG2_E * p[:, None]
-        exponents = torch.cat([binary * a, binary], dim=1) @ extended.T
-        log2_sum, mean = sum_terms(exponents, extended, with_gradient)
-        log_k.append(log2_sum / LOG2_E - 0.5 * p * a.square().sum(1))
-        if mean is not None:
-            gradient.append(p[:, None] * (mean - a))
-    return torch.cat(log_k), torch.cat(gradient) if with_gradient else None
-
-
-def _sum_terms(
-    exponents: Tensor, extended: Tensor, with_mean: bool
-) -> tuple[Tensor, Tensor | None]:
-    """log2 of the sums of 2^w, (n_atoms, n_references), and the references weighted by the terms.
-
-    Overwrites the exponents.
-    """
-    largest = exponents.amax(1, keepdim=True)
-    weights = exponents.sub_(largest).clamp_(min=MIN_EXPONENT).exp2_()
-    total = weights.sum(1, keepdim=True)
-    mean = (weights @ extended)[:, :-1] / total if with_mean else None
-    return (largest + total.log2()).squeeze(1), mean
-
-
-def _sum_near_terms(
-    code: ctypes.CDLL, exponents: Tensor, extended: Tensor, with_mean: bool
-) -> tuple[Tensor, Tensor | None]:
-    """Do the same as :func:`_sum_terms`, but for terms that count next to nothing."""
-    (n_atoms, n_references), width = exponents.shape, extended.shape[1] - 1
-    largest, sums, log2_sum = exponents.new_empty(3, n_atoms).unbind(0)
-    mean = exponents.new_empty(n_atoms, width) if with_mean else None
-    margin = math.log2(n_references / NEGLIGIBLE[exponents.dtype])
-    code.sum_terms(
-        *(n_atoms, n_references, width, extended.stride(0), margin),
-        *(exponents.data_ptr(), extended.data_ptr(), largest.data_ptr(), sums.data_ptr()),
-        *(log2_sum.data_ptr(), None if mean is None else mean.data_ptr()),
-    )
-    return log2_sum, mean
-
-
-class _LogKernel(torch.autograd.Function):
-    """``log_kernel`` for automatic differentiation with respect to the features."""
-
-    @staticmethod
-    def forward(ctx: Any, features: Tensor, extended: Tensor, precision: Tensor) -> Tensor:
-        log_k, gradient = log_kernel(features, extended, precision, with_gradient=True)
-        ctx.save_for_backward(gradient)
-        return log_k
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, None, None]:
-        (gradient,) = ctx.saved_tensors
-        return grad_output[:, None] * gradient, None, None
-
-
 class Evaluation(NamedTuple):
     """Similarity of a batch at one noise level."""
 
@@ -311,12 +203,12 @@ class SimilarityKernel:
         # References that are alike are adjacent: what is far from an atom is left out in groups.
         order = torch.as_tensor(KDTree(features.cpu(), leafsize=LEAF_SIZE).indices)
         order = order.to(features.device)
-        self._references = extend(features - self._centre)[order]
+        self._centred = (features - self._centre)[order]
         self._place = torch.argsort(order)
+        self._references = References(self._centred)
         self._of_theme = lru_cache(THEMES_AT_HAND)(
-            lambda number: self._references[self._place[self.themes[number]].sort().values]
+            lambda number: References(self._centred[self._place[self.themes[number]].sort().values])
         )
-        self._code = library_for(features)
         widths = dict(widths or {})
         if any(width <= 0 for width in widths.values()):
             raise InputError(f"expected positive widths, got {widths}")
@@ -324,6 +216,10 @@ class SimilarityKernel:
         for z, width in widths.items():
             inverse_scale[z] = 1.0 / width
         self._inverse_scale = inverse_scale.to(features.device) / environments.length_scale
+
+    def is_batch_invariant(self, batch: MoleculeBatch) -> bool:
+        """Whether it is the same for a molecule, bit for bit, in any batch: with compiled loops."""
+        return self._references.is_compiled and is_batch_invariant(self.descriptor, batch)
 
     def _precision(self, batch: MoleculeBatch, sigma: float) -> Tensor:
         # Elements beyond the table have no width of their own; nor has its entry 0.
@@ -338,7 +234,7 @@ class SimilarityKernel:
         precision = self._precision(batch, sigma)
         log_k = torch.zeros_like(precision)
         for atoms, references in self._references_of(batch):
-            log_k[atoms] = _LogKernel.apply(features[atoms], references, precision[atoms])  # type: ignore[no-untyped-call]
+            log_k[atoms] = references.differentiable(features[atoms], precision[atoms])
         return batch.sum_per_molecule(log_k)
 
     def evaluate(self, batch: MoleculeBatch, sigma: float) -> Evaluation:
@@ -359,42 +255,53 @@ class SimilarityKernel:
 
     def atom_energies(self, batch: MoleculeBatch, sigma: float) -> Tensor:
         """Energies E_i = -log k_i without derivatives, shape (n_atoms,)."""
-        with torch.no_grad():
-            parts = [self.descriptor(c.of(batch), c.pairs) for c in self._layout.chunks(batch)]
-        log_k, _ = self._log_kernel(batch, torch.cat(parts), sigma, with_gradient=False)
-        return -log_k
+        energies = []
+        for chunk in self._layout.chunks(batch):
+            part = chunk.of(batch)
+            with torch.no_grad():
+                features = self.descriptor(part, chunk.pairs)
+            energies.append(-self._log_kernel(part, features, sigma, with_gradient=False)[0])
+        return torch.cat(energies)
 
     def _log_kernel(
         self, batch: MoleculeBatch, features: Tensor, sigma: float, *, with_gradient: bool
     ) -> tuple[Tensor, Tensor | None]:
-        """:func:`log_kernel` of atoms with these features, each with the part it is to be like."""
+        """Kernel of atoms with these features, each with the part of the reference it is to be like,
+        and its gradient."""
         features = features - self._centre
         precision = self._precision(batch, sigma)
-        evaluate = partial(log_kernel, with_gradient=with_gradient, code=self._code)
         parts = list(self._references_of(batch))
         if len(parts) == 1:
-            return evaluate(features, parts[0][1], precision)
+            return parts[0][1].log_kernel(features, precision, with_gradient=with_gradient)
         log_k = torch.empty_like(precision)
         gradient = torch.empty_like(features) if with_gradient else None
         for atoms, references in parts:
-            log_k[atoms], slopes = evaluate(features[atoms], references, precision[atoms])
+            log_k[atoms], slopes = references.log_kernel(
+                features[atoms], precision[atoms], with_gradient=with_gradient
+            )
             if gradient is not None and slopes is not None:
                 gradient[atoms] = slopes
         return log_k, gradient
 
-    def _references_of(self, batch: MoleculeBatch) -> Iterator[tuple[Tensor | slice, Tensor]]:
+    def _references_of(self, batch: MoleculeBatch) -> Iterator[tuple[Tensor | slice, References]]:
         """Atoms of each theme of a batch, with the references that they are compared with."""
         if not self.themes:
             yield slice(None), self._references
             return
-        present = torch.unique(batch.theme).tolist()
-        if len(present) == 1:
-            yield slice(None), self._of_theme(present[0])
-            return
-        theme = batch.theme[batch.molecule_idx]
-        for number in present:
-            atoms = torch.nonzero(theme == number).squeeze(1)
-            yield atoms, self._of_theme(number)
+        # Molecules of a theme are mostly adjacent, and slices are faster than lists of atoms.
+        themes = batch.theme.tolist()
+        first_atom = [0, *torch.cumsum(batch.counts, 0).tolist()]
+        parts: dict[int, list[slice]] = {}
+        for number, run in groupby(range(len(themes)), themes.__getitem__):
+            molecules = list(run)
+            atoms = slice(first_atom[molecules[0]], first_atom[molecules[-1] + 1])
+            parts.setdefault(number, []).append(atoms)
+        for number, slices in parts.items():
+            if len(slices) == 1:
+                yield slices[0], self._of_theme(number)
+            else:
+                atoms = torch.cat([torch.arange(part.start, part.stop) for part in slices])
+                yield atoms.to(batch.positions.device), self._of_theme(number)
 
     def reference_energies(self, sigma: float, theme: int | None = None) -> Tensor:
         """Energies of the reference's own atoms, each compared with all others: (n_environments,).
@@ -403,10 +310,11 @@ class SimilarityKernel:
         theme are compared with one another: (n_members,).
         """
         place = self._place if theme is None else self._place[self.themes[theme]]
-        members = self._references[place]
+        members = self._centred[place]
         precision = kernel_sharpness(sigma) * self._inverse_scale[0]
         precision = precision.expand(len(members))
-        log_k, _ = log_kernel(members[:, :-1], members, precision, with_gradient=False)
+        references = self._references if theme is None else self._of_theme(theme)
+        log_k, _ = references.log_kernel(members, precision, with_gradient=False)
         # Its own term in the sum is exp(0). Where it is all there is, the rest is rounding.
         others = -torch.expm1(-log_k.clamp(min=torch.finfo(log_k.dtype).eps))
         return -(log_k + torch.log(others))
@@ -420,6 +328,10 @@ class Repulsion:
 
     def __init__(self) -> None:
         self._layout = Layout()
+
+    def is_batch_invariant(self, batch: MoleculeBatch) -> bool:
+        """Whether it is the same for a molecule, bit for bit, in any batch: with compiled loops."""
+        return library_for(batch.positions) is not None
 
     def log_prob(self, batch: MoleculeBatch, sigma: float) -> Tensor:
         """Minus the energy of each molecule, whatever the noise level: shape (n_molecules,)."""
@@ -473,19 +385,44 @@ class SimilarityScore:
         Draws atoms to environments like those of the reference.
     terms : sequence of LogDensity
         What is added after the clip: repulsion, a prior, any other guidance.
+    families : Families, optional
+        Molecules that are evaluated apart from others, by what else would depend on the batch.
     """
 
-    def __init__(self, kernel: SimilarityKernel, terms: Sequence[LogDensity]) -> None:
+    def __init__(
+        self,
+        kernel: SimilarityKernel,
+        terms: Sequence[LogDensity],
+        families: Families | None = None,
+    ) -> None:
         self.kernel = kernel
         self.terms = tuple(terms)
+        self._families = families
 
     def __call__(self, batch: MoleculeBatch, sigma: float) -> Tensor:
         """Return the score, shape (n_atoms, 3), 1/angstrom."""
-        total = clip_score(self.kernel.score(batch, sigma))
+        total = clip_score(self._apart(self.kernel, score, batch, sigma))
         for term in self.terms:
-            total = total + score(term, batch, sigma)
+            total = total + self._apart(term, score, batch, sigma)
         return total
 
     def atom_energies(self, batch: MoleculeBatch, sigma: float) -> Tensor:
         """Similarity energies E_i that element evolution selects by, shape (n_atoms,)."""
-        return self.kernel.atom_energies(batch, sigma)
+        return self._apart(self.kernel, SimilarityKernel.atom_energies, batch, sigma)
+
+    def in_families(self, families: Families) -> SimilarityScore:
+        """Return the same score, which is for a molecule the same, bit for bit, in any batch."""
+        return SimilarityScore(self.kernel, self.terms, families)
+
+    def _apart(
+        self,
+        part: Part,
+        evaluate: Callable[[Part, MoleculeBatch, float], Tensor],
+        batch: MoleculeBatch,
+        sigma: float,
+    ) -> Tensor:
+        """Evaluate a part, family by family where it depends on the batch."""
+        if self._families is None or is_batch_invariant(part, batch):
+            return evaluate(part, batch, sigma)
+        families = self._families.split(batch)
+        return torch.cat([evaluate(part, family, sigma) for family in families])

@@ -9,16 +9,16 @@ R. Elijošius et al., "Zero shot molecular generation via similarity kernels", N
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import accumulate, pairwise
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from simgen.composition import Palette
 from simgen.errors import ConfigError
+from simgen.graph import Families
 from simgen.molecules import MoleculeBatch
 from simgen.noise import Noise, Stream, gumbel
 from simgen.sampling import Callback, HeunSettings, Progress, Samples, heun
@@ -34,6 +34,15 @@ class EnergyScore(Protocol):
 
     def atom_energies(self, batch: MoleculeBatch, sigma: float) -> Tensor:
         """Return the energy of each atom, shape (n_atoms,), low where it fits."""
+        ...
+
+
+@runtime_checkable
+class KnowsFamilies(Protocol):
+    """A score that knows better which of its parts depend on the batch."""
+
+    def in_families(self, families: Families) -> EnergyScore:
+        """Return the same score, which is for a molecule the same, bit for bit, in any batch."""
         ...
 
 
@@ -335,46 +344,28 @@ def evolve(
 
 
 def independent(score: EnergyScore, batch: MoleculeBatch, n_particles: int) -> EnergyScore:
-    """Make the score of a molecule independent of the batch it is in, bit for bit, on the CPU."""
-    on_cpu = batch.positions.device.type == "cpu"
-    return _FamilyScore(score, batch, n_particles) if on_cpu else score
+    """Make the score of a molecule independent of the batch it is in, bit for bit, on the CPU.
+
+    A family fits into a CPU's caches, so that it costs little to evaluate each of them apart from
+    the others.
+    """
+    if batch.positions.device.type != "cpu":
+        return score
+    families = Families(batch, n_particles)
+    if isinstance(score, KnowsFamilies):
+        return score.in_families(families)
+    return _FamilyScore(score, families)
 
 
 class _FamilyScore:
-    """Evaluates the particles of each molecule apart from those of the others.
+    """Evaluates the particles of each molecule apart from those of the others."""
 
-    How matrix products round depends on their size. If that is the size of a family, no molecule
-    depends on the batch that it is in; and a family fits into a CPU's caches, so that it costs
-    little.
-    """
-
-    def __init__(self, score: EnergyScore, particles: MoleculeBatch, n_particles: int) -> None:
-        self.score = score
-        self.n_particles = n_particles
-        counts = particles.counts.tolist()[::n_particles]
-        bounds = [0, *accumulate(count * n_particles for count in counts)]
-        self.atoms = [slice(start, stop) for start, stop in pairwise(bounds)]
-        # One tensor for all families of a size: scores remember what depends on it.
-        family = torch.arange(n_particles)
-        layouts = {count: family.repeat_interleave(count) for count in set(counts)}
-        self.layouts = [layouts[count] for count in counts]
-
-    def _families(self, batch: MoleculeBatch) -> Iterator[MoleculeBatch]:
-        themes = batch.theme.view(-1, self.n_particles)
-        for atoms, molecule_idx, theme in zip(self.atoms, self.layouts, themes, strict=True):
-            yield MoleculeBatch(
-                positions=batch.positions[atoms],
-                atomic_numbers=batch.atomic_numbers[atoms],
-                molecule_idx=molecule_idx,
-                fixed=batch.fixed[atoms],
-                n_molecules=self.n_particles,
-                theme=theme,
-            )
+    def __init__(self, score: EnergyScore, families: Families) -> None:
+        self._score, self._families = score, families
 
     def __call__(self, batch: MoleculeBatch, sigma: float) -> Tensor:
-        return torch.cat([self.score(family, sigma) for family in self._families(batch)])
+        return torch.cat([self._score(family, sigma) for family in self._families.split(batch)])
 
     def atom_energies(self, batch: MoleculeBatch, sigma: float) -> Tensor:
-        return torch.cat(
-            [self.score.atom_energies(family, sigma) for family in self._families(batch)]
-        )
+        families = self._families.split(batch)
+        return torch.cat([self._score.atom_energies(family, sigma) for family in families])

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from typing import NamedTuple
+from collections.abc import Iterator
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -184,3 +185,55 @@ def _slots(pairs: Tensor, n_atoms: int) -> Tensor:
     place = torch.arange(pairs.shape[1], device=pairs.device) - first_pair[pairs[1]]
     slots[pairs[1], place] = pairs[0]
     return slots
+
+
+class Families:
+    """The particles of each molecule, which are adjacent in a batch and as many for all.
+
+    Parameters
+    ----------
+    batch : MoleculeBatch
+        All particles.
+    n_particles : int
+        Particles of each molecule.
+    """
+
+    def __init__(self, batch: MoleculeBatch, n_particles: int) -> None:
+        self.n_particles = n_particles
+        counts = batch.counts.tolist()[::n_particles]
+        bounds = [0, *itertools.accumulate(count * n_particles for count in counts)]
+        self._atoms = [slice(start, stop) for start, stop in itertools.pairwise(bounds)]
+        # One tensor for all families of a size: layouts are remembered by it.
+        family = torch.arange(n_particles)
+        layouts = {count: family.repeat_interleave(count) for count in set(counts)}
+        self._layouts = [layouts[count] for count in counts]
+
+    def split(self, batch: MoleculeBatch) -> Iterator[MoleculeBatch]:
+        """Yield each family of a batch of this layout as a batch of its own."""
+        themes = batch.theme.view(-1, self.n_particles)
+        for atoms, molecule_idx, theme in zip(self._atoms, self._layouts, themes, strict=True):
+            yield MoleculeBatch(
+                positions=batch.positions[atoms],
+                atomic_numbers=batch.atomic_numbers[atoms],
+                molecule_idx=molecule_idx,
+                fixed=batch.fixed[atoms],
+                n_molecules=self.n_particles,
+                theme=theme,
+            )
+
+
+@runtime_checkable
+class HasBatchInvariance(Protocol):
+    """Something that can say whether it is the same in any batch."""
+
+    def is_batch_invariant(self, batch: MoleculeBatch) -> bool:
+        """Whether what it says of a molecule is the same, bit for bit, in any batch like this."""
+        ...
+
+
+def is_batch_invariant(part: object, batch: MoleculeBatch) -> bool:
+    """Whether what ``part`` says of a molecule is known to be the same, bit for bit, in any batch.
+
+    How sums and matrix products round depends on their size, so that few things are.
+    """
+    return isinstance(part, HasBatchInvariance) and part.is_batch_invariant(batch)

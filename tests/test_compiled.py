@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from physics import random_batch
 
 from simgen.cohesion import Cohesion
-from simgen.density import Repulsion, _sum_near_terms, _sum_terms, extend, log_kernel
+from simgen.density import Repulsion
+from simgen.kernel import References, extend, log_kernel
 from simgen.models import ForceField, FrozenForceField, NetworkConfig, compiled
-from simgen.models.compiled import library
+from simgen.models.compiled import Matrices, library
 from simgen.molecules import MoleculeBatch
 
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5}
@@ -91,17 +92,57 @@ def test_fragments_share_equal_gaps() -> None:
     assert float(expected[1].norm()) < float(expected[0].norm())
 
 
-def test_a_molecule_is_the_same_beside_any_other() -> None:
-    fast, _ = fields("three_layers", torch.float32)
-    batch = random_batch((1, 6, 8), counts=(7, 7, 7), dtype=torch.float32)
-    element = fast.model.elements_of(batch)
-    # Sums of the geometry do not run over molecules; matrix products are what evolution separates.
-    edges, _, _ = fast._compiled(batch.positions, element, fast._layout.chunks(batch)[0].senders)
-    assert edges.harmonics.shape[0] > 0
-    first = edges.first
-    for i, place in enumerate(edges.order.tolist()):
-        senders = edges.order[edges.sender[first[i] : first[i + 1]].long()]
-        assert (batch.molecule_idx[senders] == batch.molecule_idx[place]).all()
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@given(
+    n_rows=st.integers(1, 40),
+    n_inner=st.sampled_from([1, 2, 35, 96]),
+    n_columns=st.sampled_from([1, 11, 48, 50, 175]),
+    n_matrices=st.integers(1, 3),
+    seed=st.integers(0, 1000),
+)
+@settings(max_examples=60, deadline=None)
+def test_rows_of_products_do_not_depend_on_one_another(
+    dtype: torch.dtype, n_rows: int, n_inner: int, n_columns: int, n_matrices: int, seed: int
+) -> None:
+    code = library(dtype)
+    assert code is not None
+    generator = torch.Generator().manual_seed(seed)
+    a = torch.randn(n_matrices, n_rows, n_inner, dtype=dtype, generator=generator)
+    b = torch.randn(n_matrices, n_inner, n_columns, dtype=dtype, generator=generator)
+    matrices = Matrices(code, b)
+    product = matrices(a)
+    tolerance = 1e-5 if dtype == torch.float32 else 1e-13
+    assert torch.allclose(product, torch.bmm(a, b), rtol=tolerance, atol=tolerance * n_inner)
+    chosen = slice(seed % n_rows, n_rows)
+    # A part of a larger tensor, into a part of another one.
+    wide = torch.zeros(n_matrices, n_rows, n_columns + 1, dtype=dtype)
+    matrices(a[:, chosen], wide[:, chosen, 1:])
+    assert torch.equal(wide[:, chosen, 1:], product[:, chosen])
+    assert not wide[:, : chosen.start].any() and not wide[..., 0].any()
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@given(name=st.sampled_from(list(CONFIGS)), batch=batches(), seed=st.integers(0, 100))
+@settings(max_examples=30, deadline=None)
+def test_a_molecule_is_the_same_beside_any_other(
+    dtype: torch.dtype, name: str, batch: MoleculeBatch, seed: int
+) -> None:
+    """Bit for bit, even if another one is not finite."""
+    fast, _ = fields(name, dtype)
+    batch = batch.to(dtype=dtype)
+    assert fast.is_batch_invariant(batch)
+    features, pullback = fast.linearise(batch)
+    weight = torch.randn(features.shape, dtype=dtype, generator=torch.Generator().manual_seed(seed))
+    gradient = pullback(weight)
+    for k in range(batch.n_molecules):
+        own = batch.molecule_idx == k
+        alone, pullback = fast.linearise(batch[k])
+        assert torch.equal(alone, features[own])
+        assert torch.equal(pullback(weight[own].contiguous()), gradient[own])
+    weight[batch.molecule_idx == 0] = torch.nan
+    others = batch.molecule_idx > 0
+    _, pullback = fast.linearise(batch)
+    assert torch.equal(pullback(weight)[others], gradient[others])
 
 
 # --- terms that matter ---------------------------------------------------------------------------
@@ -132,45 +173,43 @@ def test_few_references_are_as_good_as_all(
     a = torch.as_tensor(features + 0.1 * rng.normal(size=features.shape))
     b, precision = torch.as_tensor(references), torch.as_tensor(50 * rng.random(7))
     expected, gradient = log_kernel(a, extend(b), precision, with_gradient=True)
-    code = library(dtype)
-    assert code is not None and gradient is not None
-    near = partial(log_kernel, a.to(dtype), extend(b.to(dtype)), precision.to(dtype), code=code)
+    near = partial(References(b.to(dtype)).log_kernel, a.to(dtype), precision.to(dtype))
     log_k, found = near(with_gradient=True)
-    assert found is not None
+    assert gradient is not None and found is not None
     # The square of a feature is taken off what the sum has.
     scale = 1.0 + float((precision * a.square().sum(1)).max())
     assert float((log_k - expected).abs().max()) <= TOLERANCE[dtype] * scale
     # Where parts of the gradient cancel, the parts give the scale.
     scale = max(float(gradient.norm()), float((precision[:, None] * a).norm()))
     assert float((found - gradient).norm()) <= TOLERANCE[dtype] * scale
-    alone, nothing = near(with_gradient=False)
-    assert torch.equal(alone, log_k) and nothing is None
+    without, nothing = near(with_gradient=False)
+    assert torch.equal(without, log_k) and nothing is None
+    # The same, bit for bit, without the other atoms.
+    alone = References(b.to(dtype)).log_kernel(a[5:].to(dtype), precision[5:].to(dtype))
+    assert torch.equal(alone[0], log_k[5:])
+    assert alone[1] is not None and torch.equal(alone[1], found[5:])
 
 
 def test_references_are_left_out() -> None:
     """Whatever is far is not even looked at: not a number in it would show."""
-    code = library(torch.float64)
-    assert code is not None
     rng = np.random.default_rng(0)
-    exponents = torch.as_tensor(
-        np.concatenate([rng.normal(size=(3, 64)), np.full((3, 37), -99)], 1)
-    )
-    references = torch.as_tensor(rng.normal(size=(101, 41)))
-    expected, mean = _sum_terms(exponents.clone(), references, True)
-    references[64:] = torch.nan
-    log2_sum, found = _sum_near_terms(code, exponents, references, True)
-    assert mean is not None and found is not None
-    assert torch.allclose(log2_sum, expected, rtol=1e-12)
-    assert torch.allclose(found, mean, rtol=1e-10)
+    b = torch.as_tensor(rng.normal(size=(101, 41)))
+    b[64:] += 100.0
+    a, precision = b[:3] + 0.1, torch.full((3,), 0.1, dtype=torch.float64)
+    expected, gradient = log_kernel(a, extend(b), precision, with_gradient=True)
+    references = References(b)
+    references._rows[64:101] = torch.nan
+    log_k, found = references.log_kernel(a, precision)
+    assert gradient is not None and found is not None
+    assert torch.allclose(log_k, expected, rtol=1e-12)
+    assert torch.allclose(found, gradient, rtol=1e-10)
 
 
 def test_what_is_not_finite_stays_so() -> None:
-    code = library(torch.float32)
-    assert code is not None
-    references = extend(torch.randn(9, 4, generator=torch.Generator().manual_seed(0)))
+    references = References(torch.randn(9, 4, generator=torch.Generator().manual_seed(0)))
     features = torch.zeros(3, 4)
     features[1] = torch.nan
-    log_k, gradient = log_kernel(features, references, torch.ones(3), with_gradient=True, code=code)
+    log_k, gradient = references.log_kernel(features, torch.ones(3))
     assert gradient is not None
     assert torch.isfinite(log_k).tolist() == [True, False, True]
     assert torch.isfinite(gradient).all(1).tolist() == [True, False, True]

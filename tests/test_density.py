@@ -13,12 +13,11 @@ from simgen.density import (
     SimilarityKernel,
     SimilarityScore,
     clip_score,
-    extend,
-    log_kernel,
     score,
 )
 from simgen.errors import InputError
 from simgen.graph import Layout, molecule_pairs
+from simgen.kernel import extend, log_kernel
 from simgen.molecules import MoleculeBatch
 from simgen.priors import Gaussian, PointCloud, PriorForm
 from simgen.schedules import kernel_sharpness
@@ -157,7 +156,7 @@ def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     b = extend(torch.as_tensor(rng.normal(size=(11, 4))))
     precision = torch.as_tensor(rng.random(23))
     whole = log_kernel(a, b, precision, with_gradient=True)
-    monkeypatch.setattr("simgen.density.MAX_KERNEL_ELEMENTS", 50)
+    monkeypatch.setattr("simgen.kernel.MAX_KERNEL_ELEMENTS", 50)
     parts = log_kernel(a, b, precision, with_gradient=True)
     torch.testing.assert_close(whole, parts, rtol=1e-12, atol=1e-12)
     assert log_kernel(a, b, precision, with_gradient=False)[1] is None

@@ -1,4 +1,5 @@
 import math
+from collections import Counter
 from itertools import permutations
 
 import numpy as np
@@ -7,14 +8,17 @@ import torch
 from scipy import stats
 from torch import Tensor
 
+from simgen.cohesion import Cohesion
 from simgen.density import ReferenceEnvironments, Repulsion, SimilarityKernel, SimilarityScore
 from simgen.descriptors.force_field import ForceFieldDescriptor
 from simgen.errors import ConfigError
 from simgen.evolution import EvolutionSettings, Palette, evolve, mutate, select
+from simgen.graph import Families
 from simgen.models import ForceField, NetworkConfig
+from simgen.models.compiled import library
 from simgen.molecules import MoleculeBatch
 from simgen.noise import Noise
-from simgen.priors import Gaussian
+from simgen.priors import Gaussian, PointCloud
 from simgen.sampling import Progress, heun, start_molecules
 from simgen.schedules import noise_levels, temperature
 
@@ -314,26 +318,38 @@ def test_the_same_whatever_the_batch() -> None:
         assert torch.equal(alone.atomic_numbers, together[k].atomic_numbers)
 
 
-@pytest.fixture(scope="module", params=[torch.float32, torch.float64])
-def similarity(request: pytest.FixtureRequest) -> tuple[SimilarityScore, torch.dtype]:
-    """A real score: the rounding of its matrix products depends on their size."""
-    dtype = request.param
+@pytest.fixture(params=["compiled", "torch", "accelerator"])
+def similarity(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> tuple[SimilarityScore, torch.dtype]:
+    """A real score: the rounding of matrix products depends on their size.
+
+    With compiled loops most parts of it do not depend on the batch; a cloud's do all the same.
+    """
+    if request.param != "compiled":
+        for module in ("models.frozen", "kernel", "density", "cohesion"):
+            monkeypatch.setattr(f"simgen.{module}.library_for", lambda tensor: None)
+    dtype = torch.float32
+    if request.param == "accelerator":
+        # Rounding does depend on the batch, but does not grow.
+        monkeypatch.setattr("simgen.evolution.independent", lambda score, *_: score)
+        dtype = torch.float64
     config = NetworkConfig(elements=(6, 7, 8), n_channels=16, l_max=2, correlation=2)
     descriptor = ForceFieldDescriptor(ForceField(config).requires_grad_(False).to(dtype))
     reference, _ = molecules([8] * 40, seed=1)
     reference = reference.to(dtype=dtype)
     environments = ReferenceEnvironments(descriptor(reference), reference.atomic_numbers)
     kernel = SimilarityKernel(descriptor, environments)
-    return SimilarityScore(kernel, [Repulsion(), Gaussian()]), dtype
+    compiled = request.param == "compiled" and library(dtype) is not None
+    assert kernel.is_batch_invariant(reference) == compiled
+    cloud = PointCloud(np.random.default_rng(0).normal(size=(40, 3)))
+    return SimilarityScore(kernel, [Repulsion(), Gaussian(), cloud, Cohesion()]), dtype
 
 
 def test_a_chaotic_score_gives_the_same_whatever_the_batch(
-    similarity: tuple[SimilarityScore, torch.dtype], monkeypatch: pytest.MonkeyPatch
+    similarity: tuple[SimilarityScore, torch.dtype],
 ) -> None:
     score, dtype = similarity
-    if dtype == torch.float64:
-        # As on an accelerator: rounding does depend on the batch, but does not grow.
-        monkeypatch.setattr("simgen.evolution._FamilyScore", lambda score, *_: score)
     counts = [7, 5, 9, 7]
 
     def run(chosen: list[int]) -> MoleculeBatch:
@@ -348,6 +364,28 @@ def test_a_chaotic_score_gives_the_same_whatever_the_batch(
         assert torch.equal(alone.atomic_numbers, together[k].atomic_numbers)
         tolerance = 0.0 if dtype == torch.float32 else 1e-9
         torch.testing.assert_close(alone.positions, together[k].positions, rtol=0, atol=tolerance)
+
+
+def test_what_depends_on_the_batch_is_evaluated_apart(
+    similarity: tuple[SimilarityScore, torch.dtype], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is said not to depend on it is evaluated once for all molecules."""
+    score, dtype = similarity
+    calls: Counter[type] = Counter()
+    for part in (score.kernel, *score.terms):
+
+        def count(
+            self: object, batch: MoleculeBatch, sigma: float, kind: type = type(part)
+        ) -> Tensor:
+            calls[kind] += 1
+            return torch.zeros_like(batch.positions)
+
+        monkeypatch.setattr(type(part), "score", count)
+    batch, _ = molecules([3, 4])
+    batch = batch.to(dtype=dtype)
+    score.in_families(Families(batch, 1))(batch, 0.1)
+    n = 1 if score.kernel.is_batch_invariant(batch) else 2
+    assert calls == {SimilarityKernel: n, Repulsion: n, Cohesion: n, Gaussian: 1, PointCloud: 2}
 
 
 def test_fixed_atoms_stay() -> None:

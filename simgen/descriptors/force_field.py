@@ -7,6 +7,7 @@ from collections.abc import Callable
 from torch import Tensor
 
 from simgen.descriptors import differentiable
+from simgen.graph import is_batch_invariant
 from simgen.models import ForceField, evaluator
 from simgen.molecules import MoleculeBatch
 
@@ -38,3 +39,7 @@ class ForceFieldDescriptor:
     def linearise(self, batch: MoleculeBatch) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
         """Return the invariants and the transpose of their Jacobian."""
         return self._network.linearise(batch)
+
+    def is_batch_invariant(self, batch: MoleculeBatch) -> bool:
+        """Whether it is the same for a molecule, bit for bit, in any batch: with compiled loops."""
+        return is_batch_invariant(self._network, batch)

@@ -15,9 +15,10 @@ import platform
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import accumulate, pairwise, starmap
 from pathlib import Path
 
 import torch
@@ -39,18 +40,23 @@ _SIGNATURES = {
     # i: integer, r: real number, everything else: array
     "find_edges": "iii aaa rr ii aa aaaaa aaaa a",
     "splines": "i a rrr ii aa aa",
-    "moments": "iiiii aaa aa aa",
-    "moments_pullback": "iiiii aaa aaa a aaa",
+    "first_layer": "iiiiiii aaa aaa aa aaa",
+    "first_layer_pullback": "iiiiiii aaa aaa aaa aaa aa",
+    "first_layer_workspace": "iii",
     "messages": "iii aa aaa a",
     "messages_pullback": "iii aa aaa a aaa",
     "along_edges": "ii aa a",
     "geometry_pullback": "iii aa rr aaa aaaa aa a",
     "products": "iiii aa i aa a",
     "products_pullback": "iiii aa i aa a i a",
-    "sum_terms": "iiii r aa aaaa",
+    "matrix_products": "iiii aii a aii",
+    "log_kernel": "iiii r aaaa aaa",
     "repulsion": "ii aa rrr a",
     "cohesion": "ii aaaa rr aa aa",
+    "panel_width": "",
+    "kernel_workspace": "iii",
 }
+_RETURNS_INTEGER = ("find_edges", "panel_width", "first_layer_workspace", "kernel_workspace")
 
 
 @cache
@@ -76,7 +82,7 @@ def library(dtype: torch.dtype) -> ctypes.CDLL | None:
             function = getattr(loaded, name)
             kinds = signature.replace(" ", "")
             function.argtypes = [{"i": _INT, "r": _REAL}.get(kind, _ARRAY) for kind in kinds]
-            function.restype = _INT if name == "find_edges" else None
+            function.restype = _INT if name in _RETURNS_INTEGER else None
     except (OSError, subprocess.SubprocessError, AttributeError):
         return None
     return loaded
@@ -100,6 +106,50 @@ def _digest(compiler: str, dtype: torch.dtype) -> str:
         processor = platform.processor()
     parts = (SOURCE.read_text(), *FLAGS, REAL[dtype], compiler, platform.machine(), processor)
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
+
+
+class Matrices:
+    """Matrices that rows are multiplied with.
+
+    A row of a product is the same, bit for bit, whatever other rows there are; that cannot be said
+    of ``torch.matmul``.
+
+    Parameters
+    ----------
+    code : ctypes.CDLL
+        What :func:`library` returns.
+    matrices : Tensor, shape (n_matrices, n_in, n_out)
+
+    Attributes
+    ----------
+    panels : Tensor, shape (n_matrices, n_panels, n_in, panel)
+        Their columns in panels as wide as ``panel_width()`` of ``fused.c`` says, padded with zeros.
+    """
+
+    def __init__(self, code: ctypes.CDLL, matrices: Tensor) -> None:
+        self._code = code
+        n_matrices, self._n_in, self._n_out = matrices.shape
+        panel = code.panel_width()
+        n_panels = -(-self._n_out // panel)
+        padded = torch.nn.functional.pad(matrices, (0, n_panels * panel - self._n_out))
+        self.panels = padded.view(n_matrices, self._n_in, n_panels, panel).transpose(1, 2)
+        self.panels = self.panels.contiguous()
+
+    def __call__(self, rows: Tensor, out: Tensor | None = None) -> Tensor:
+        """Multiply rows, (n_rows, n_in), or such rows for each matrix, (n_matrices, n_rows, n_in).
+
+        Rows, and those of ``out``, may be parts of larger tensors, but not transposed ones.
+        """
+        if out is None:
+            out = rows.new_empty(*rows.shape[:-1], self._n_out)
+        several = rows.ndim == 3
+        self._code.matrix_products(
+            *(len(self.panels), rows.shape[-2], self._n_in, self._n_out),
+            *(rows.data_ptr(), rows.stride(0) if several else 0, rows.stride(-2)),
+            *(self.panels.data_ptr(), out.data_ptr()),
+            *(out.stride(0) if several else 0, out.stride(-2)),
+        )
+        return out
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -137,6 +187,11 @@ class Edges:
     inverse: Tensor
     direction: Tensor
     harmonics: Tensor
+
+    def parts(self) -> Iterator[tuple[int, slice]]:
+        """Each element that occurs, and where its atoms are."""
+        bounds = pairwise([0, *accumulate(self.n_of_present)])
+        return zip(self.present, starmap(slice, bounds), strict=True)
 
 
 Gradients = tuple[Tensor, Tensor]
@@ -281,32 +336,42 @@ class Products:
 
     def __init__(self, code: ctypes.CDLL, polynomials: SparsePolynomials, weights: Tensor) -> None:
         self._code = code
+        _, self.n_polynomials, self.n_channels = weights.shape
         self._weights = list(weights.contiguous())
-        self._values = _program(polynomials.values)
-        self._gradients = _program(polynomials.gradients)
+        self._programs = _program(polynomials.values), _program(polynomials.gradients)
+
+    def weights(self, element: int) -> Tensor:
+        """Weights of an element, (n_polynomials, n_channels)."""
+        return self._weights[element]
+
+    @property
+    def values(self) -> tuple[int, int]:
+        """Addresses of the programme of the values."""
+        terms, coefficients = self._programs[0]
+        return terms.data_ptr(), coefficients.data_ptr()
+
+    @property
+    def gradients(self) -> tuple[int, int]:
+        """Addresses of the programme of the derivatives."""
+        terms, coefficients = self._programs[1]
+        return terms.data_ptr(), coefficients.data_ptr()
 
     def __call__(self, basis: Tensor, element: int, out: Tensor) -> None:
         """Evaluate atoms of one element: basis (d, n_atoms, n_channels), out (n_atoms, ...)."""
-        (d, n_atoms, n_channels), weights = basis.shape, self._weights[element]
-        terms, values = self._values
+        d, n_atoms, n_channels = basis.shape
         self._code.products(
-            *(n_atoms, n_channels, d, len(weights)),
-            *(terms.data_ptr(), values.data_ptr(), basis.stride(0)),
-            *(basis.data_ptr(), weights.data_ptr(), out.data_ptr()),
+            *(n_atoms, n_channels, d, self.n_polynomials, *self.values, basis.stride(0)),
+            *(basis.data_ptr(), self._weights[element].data_ptr(), out.data_ptr()),
         )
 
-    def pullback(self, basis: Tensor, element: int, by_out: Tensor) -> Tensor:
+    def pullback(self, basis: Tensor, element: int, by_out: Tensor, by_basis: Tensor) -> None:
         """From the gradient with respect to the results to that with respect to the basis."""
-        (d, n_atoms, n_channels), weights = basis.shape, self._weights[element]
-        by_basis = basis.new_empty(d, n_atoms, n_channels)
-        terms, values = self._gradients
+        d, n_atoms, n_channels = basis.shape
         self._code.products_pullback(
-            *(n_atoms, n_channels, d, len(weights)),
-            *(terms.data_ptr(), values.data_ptr(), basis.stride(0)),
-            *(basis.data_ptr(), weights.data_ptr(), by_out.data_ptr()),
+            *(n_atoms, n_channels, d, self.n_polynomials, *self.gradients, basis.stride(0)),
+            *(basis.data_ptr(), self._weights[element].data_ptr(), by_out.data_ptr()),
             *(by_basis.stride(0), by_basis.data_ptr()),
         )
-        return by_basis
 
 
 def _program(polynomials: list[dict[int, list[tuple[int, int, float]]]]) -> tuple[Tensor, Tensor]:
@@ -348,23 +413,23 @@ class CompiledLayer:
         self, code: ctypes.CDLL, splines: Splines, products: Products, linear: Tensor
     ) -> None:
         self._code, self._splines, self._products = code, splines, products
-        self._linear, self._back = linear.contiguous(), linear.T.contiguous()
+        self._linear, self._back = Matrices(code, linear[None]), Matrices(code, linear.T[None])
 
-    def _scalars(self, blocks: list[Tensor], edges: Edges) -> Tensor:
-        """Products and linear map of the atomic basis, which comes in a block for each element."""
-        out = blocks[0].new_empty(len(edges.order), blocks[0].shape[2])
-        parts = torch.split(out, edges.n_of_present)
-        for block, element, part in zip(blocks, edges.present, parts, strict=True):
-            self._products(block, element, part)
-        return out @ self._linear
+    def _scalars(self, basis: Tensor, edges: Edges) -> Tensor:
+        """Products and linear map of the atomic basis, (d, n_atoms, n_channels)."""
+        products = basis.new_empty(basis.shape[1:])
+        for element, atoms in edges.parts():
+            self._products(basis[:, atoms], element, products[atoms])
+        return self._linear(products)
 
-    def _by_blocks(self, by_scalars: Tensor, blocks: list[Tensor], edges: Edges) -> list[Tensor]:
-        """Gradient with respect to each block of the atomic basis."""
-        parts = torch.split(by_scalars @ self._back, edges.n_of_present)
-        return [
-            self._products.pullback(block, element, part)
-            for block, element, part in zip(blocks, edges.present, parts, strict=True)
-        ]
+    def _by_basis(self, by_scalars: Tensor, basis: Tensor, edges: Edges) -> Tensor:
+        """Gradient with respect to the atomic basis."""
+        by_products, by_basis = self._back(by_scalars), torch.empty_like(basis)
+        for element, atoms in edges.parts():
+            self._products.pullback(
+                basis[:, atoms], element, by_products[atoms], by_basis[:, atoms]
+            )
+        return by_basis
 
 
 class FirstLayer(CompiledLayer):
@@ -373,8 +438,7 @@ class FirstLayer(CompiledLayer):
     Parameters
     ----------
     weights : callable
-        The V of each element that is present, each (d, n_present * n_basis, n_channels), and
-        their transposes.
+        The V of each element that is present, each (d, n_present * n_basis, n_channels).
     n_basis : int
         Radial basis functions.
     kept : Tensor, shape (n_elements, n_channels), optional
@@ -387,38 +451,52 @@ class FirstLayer(CompiledLayer):
         splines: Splines,
         products: Products,
         linear: Tensor,
-        weights: Callable[[tuple[int, ...]], tuple[list[Tensor], list[Tensor]]],
+        weights: Callable[[tuple[int, ...]], list[Tensor]],
         n_basis: int,
         kept: Tensor | None,
     ) -> None:
         super().__init__(code, splines, products, linear)
-        self._weights, self._n_basis, self._kept = weights, n_basis, kept
+        self._n_basis, self._kept = n_basis, kept
+        self._maps = cache(
+            lambda present: [(Matrices(code, v), Matrices(code, v.mT)) for v in weights(present)]
+        )
 
     def __call__(self, scalars: Tensor | None, edges: Edges) -> tuple[Tensor, LayerPullback]:
         """Evaluate the layer; returns the scalars, (n_atoms, n_channels), of sorted atoms."""
         (phi, slope), d = self._splines(edges.distance), edges.harmonics.shape[1]
-        n_atoms, n_present, width = len(edges.order), len(edges.present), self._splines.width
-        sizes = (n_atoms, d, n_present, self._n_basis, width)
+        n_atoms, n_present = len(edges.order), len(edges.present)
+        n_channels = self._products.n_channels
+        # Arrays of structs: the elements that are present.
+        present = torch.tensor(
+            [
+                (n, *(m.panels.data_ptr() for m in maps), self._products.weights(e).data_ptr())
+                for e, n, maps in zip(
+                    edges.present, edges.n_of_present, self._maps(edges.present), strict=True
+                )
+            ]
+        )
+        sizes = (n_atoms, d, n_present, self._n_basis, self._splines.width, n_channels)
         graph = (edges.first.data_ptr(), edges.sender.data_ptr(), edges.column.data_ptr())
         values = (edges.harmonics.data_ptr(), phi.data_ptr())
-        moments = phi.new_empty(d, n_atoms, n_present * self._n_basis)
-        local = phi.new_empty(d, n_present, width)
-        self._code.moments(*sizes, *graph, *values, local.data_ptr(), moments.data_ptr())
-        weights, transposed = self._weights(edges.present)
-        parts = torch.split(moments, edges.n_of_present, 1)
-        blocks = [torch.bmm(part, w) for part, w in zip(parts, weights, strict=True)]
-        new = self._scalars(blocks, edges)
+        n_workspace = self._code.first_layer_workspace(d, n_present * self._n_basis, n_channels)
+        workspace = phi.new_empty(n_workspace)
+        basis, products = phi.new_empty(d, n_atoms, n_channels), phi.new_empty(n_atoms, n_channels)
+        self._code.first_layer(
+            *(*sizes, self._products.n_polynomials, present.data_ptr()),
+            *(*self._products.values, *graph, *values),
+            *(workspace.data_ptr(), basis.data_ptr(), products.data_ptr()),
+        )
+        new = self._linear(products)
         if self._kept is not None:
-            new = new + self._kept[edges.element]
+            new += self._kept[edges.element]
 
         def pullback(by_new: Tensor, gradients: Gradients) -> None:
-            by_blocks = self._by_blocks(by_new, blocks, edges)
-            back = [torch.bmm(g, w) for g, w in zip(by_blocks, transposed, strict=True)]
-            by_moments = torch.cat(back, 1)
+            by_products = self._back(by_new)
             by_distance, by_harmonics = gradients
-            self._code.moments_pullback(
-                *(*sizes, *graph, *values, slope.data_ptr()),
-                *(by_moments.data_ptr(), local.data_ptr()),
+            self._code.first_layer_pullback(
+                *(*sizes, self._products.n_polynomials, present.data_ptr()),
+                *(*self._products.gradients, *graph, *values, slope.data_ptr()),
+                *(workspace.data_ptr(), basis.data_ptr(), by_products.data_ptr()),
                 *(by_distance.data_ptr(), by_harmonics.data_ptr()),
             )
 
@@ -452,11 +530,16 @@ class ScalarLayer(CompiledLayer):
         skip: Tensor,
     ) -> None:
         super().__init__(code, splines, products, linear)
-        self._up, self._skip = up, skip
-        self._mixing = torch.nn.functional.pad(mixing, (0, 0, 0, splines.width - len(mixing)))
-        self._mix = torch.stack(
-            [w for ell, w in enumerate(mix) for _ in range(2 * ell + 1)]
-        ).contiguous()
+        mixing = torch.nn.functional.pad(mixing, (0, 0, 0, splines.width - len(mixing)))
+        of_harmonics = torch.stack([w for ell, w in enumerate(mix) for _ in range(2 * ell + 1)])
+
+        def both_ways(matrices: Tensor) -> tuple[Matrices, Matrices]:
+            return Matrices(code, matrices), Matrices(code, matrices.mT)
+
+        self._up, self._by_up = both_ways(up[None])
+        self._mixing, self._by_mixing = both_ways(mixing[None])
+        self._mix, self._by_mix = both_ways(of_harmonics)
+        self._skips = [both_ways(w[None]) for w in skip]
         self._n_degrees = len(mix)
 
     def __call__(self, scalars: Tensor | None, edges: Edges) -> tuple[Tensor, LayerPullback]:
@@ -464,7 +547,7 @@ class ScalarLayer(CompiledLayer):
         assert scalars is not None
         (phi, slope), d = self._splines(edges.distance), edges.harmonics.shape[1]
         n_atoms, n_channels = scalars.shape
-        sent, radial = scalars @ self._up, phi @ self._mixing
+        sent, radial = self._up(scalars), self._mixing(phi)
         arguments = (
             *(n_atoms, n_channels, self._n_degrees),
             *(edges.first.data_ptr(), edges.sender.data_ptr()),
@@ -472,30 +555,29 @@ class ScalarLayer(CompiledLayer):
         )
         messages = scalars.new_empty(d, n_atoms, n_channels)
         self._code.messages(*arguments, messages.data_ptr())
-        basis = torch.bmm(messages, self._mix)
-        blocks = list(torch.split(basis, edges.n_of_present, 1))
-        skips = [self._skip[element] for element in edges.present]
-        kept = torch.split(scalars, edges.n_of_present)
-        new = self._scalars(blocks, edges)
-        new += torch.cat([x @ w for x, w in zip(kept, skips, strict=True)])
+        basis = self._mix(messages)
+        kept = torch.empty_like(scalars)
+        for element, atoms in edges.parts():
+            self._skips[element][0](scalars[atoms], kept[atoms])
+        new = self._scalars(basis, edges) + kept
 
         def pullback(by_new: Tensor, gradients: Gradients) -> Tensor:
-            by_basis = torch.cat(self._by_blocks(by_new, blocks, edges), 1)
-            by_messages = torch.bmm(by_basis, self._mix.mT)
+            by_messages = self._by_mix(self._by_basis(by_new, basis, edges))
             by_radial, by_sent = torch.empty_like(radial), torch.zeros_like(sent)
             by_distance, by_harmonics = gradients
             self._code.messages_pullback(
                 *(*arguments, by_messages.data_ptr()),
                 *(by_radial.data_ptr(), by_sent.data_ptr(), by_harmonics.data_ptr()),
             )
-            by_phi = by_radial @ self._mixing.T
+            by_phi = self._by_mixing(by_radial)
             self._code.along_edges(
                 *(len(phi), phi.shape[1], by_phi.data_ptr()),
                 *(slope.data_ptr(), by_distance.data_ptr()),
             )
-            parts = torch.split(by_new, edges.n_of_present)
-            by_kept = torch.cat([g @ w.T for g, w in zip(parts, skips, strict=True)])
-            return by_kept.addmm_(by_sent, self._up.T)
+            by_kept = torch.empty_like(by_new)
+            for element, atoms in edges.parts():
+                self._skips[element][1](by_new[atoms], by_kept[atoms])
+            return by_kept + self._by_up(by_sent)
 
         return new, pullback
 

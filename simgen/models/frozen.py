@@ -177,23 +177,19 @@ class _FirstBasis:
             folded = torch.einsum("lzqd,lrde->rlzqe", folded, layer.skip.scaled())
         self._folded = folded.to(dtype)
         self._degrees = [ell for ell in range(len(linear)) for _ in range(2 * ell + 1)]
-        self._of_present: dict[tuple[int, ...], tuple[list[Tensor], list[Tensor]]] = {}
+        self._of_present: dict[tuple[int, ...], list[Tensor]] = {}
 
-    def weights(self, present: tuple[int, ...]) -> tuple[list[Tensor], list[Tensor]]:
-        """V of each element that is present, (d, n_present * n_basis, n_channels), and transposed.
-
-        Both are contiguous, as fast matrix products want them.
-        """
+    def weights(self, present: tuple[int, ...]) -> list[Tensor]:
+        """V of each element that is present, (d, n_present * n_basis, n_channels)."""
         if present not in self._of_present:
             folded = self._folded[list(present)][:, self._degrees][:, :, list(present)]
-            folded = folded.flatten(2, 3).contiguous()
-            self._of_present[present] = list(folded), list(folded.mT.contiguous())
+            self._of_present[present] = list(folded.flatten(2, 3).contiguous())
         return self._of_present[present]
 
     def __call__(
         self, features: Features, phi: Tensor, geometry: _Geometry
     ) -> tuple[Tensor, BasisPullback]:
-        weights, transposed = self.weights(geometry.present)
+        weights = self.weights(geometry.present)
         place = geometry.element.new_tensor(geometry.present)
         of_sender = (geometry.element[geometry.senders][..., None] == place).to(phi.dtype)
         separate = (of_sender[..., None] * phi[:, :, None]).flatten(2)
@@ -201,7 +197,7 @@ class _FirstBasis:
         basis = geometry.per_element(moments.transpose(0, 1), weights)
 
         def pullback(by_basis: Tensor) -> tuple[Features, Tensor, Tensor]:
-            by_moments = geometry.per_element(by_basis, transposed).transpose(0, 1)
+            by_moments = geometry.per_element(by_basis, [w.mT for w in weights]).transpose(0, 1)
             by_harmonics = torch.bmm(separate, by_moments.transpose(1, 2))
             by_separate = torch.bmm(geometry.harmonics, by_moments)
             by_phi = (by_separate.view(*of_sender.shape, phi.shape[2]) * of_sender[..., None]).sum(
@@ -474,6 +470,10 @@ class FrozenForceField:
     def _floor(self) -> float:
         """What directions are at least divided by, angstrom."""
         return torch.finfo(self.dtype).tiny if self._min_distance is None else DIRECTION_EPS
+
+    def is_batch_invariant(self, batch: MoleculeBatch) -> bool:
+        """Whether its invariants are the same, bit for bit, in any batch: with compiled loops."""
+        return self._compiled is not None
 
     def _compile(self) -> CompiledNetwork | None:
         """Hand the weights over to compiled loops, where they fit this network and the machine."""

@@ -12,7 +12,7 @@
 /* A vector register; rows of this many numbers are what the inner loops work on. */
 typedef REAL vec __attribute__((vector_size(32)));
 typedef REAL loose __attribute__((vector_size(32), aligned(sizeof(REAL)), may_alias));
-enum { LANES = 32 / sizeof(REAL), BLOCK = 4 * LANES };
+enum { LANES = 32 / sizeof(REAL) };
 enum { MAX_HARMONICS = 16 };
 
 static inline vec load(const REAL *p) { return *(const loose *)p; }
@@ -31,12 +31,84 @@ static inline vec larger(vec a, vec b)
 
 static inline REAL total(vec v)
 {
-    REAL sum = 0;
-    for (int k = 0; k < LANES; k++) sum += v[k];
-    return sum;
+    typedef REAL half __attribute__((vector_size(16), may_alias));
+    const half sum = ((const half *)&v)[0] + ((const half *)&v)[1];
+    return sizeof(REAL) == 4 ? (sum[0] + sum[1]) + (sum[2] + sum[3]) : sum[0] + sum[1];
 }
 
-/* Sort atoms by element (a place among those of the network) and list the neighbours of each.
+/* What the products below work on: the widest registers there are, and as many rows as leave their
+ * sums in them. */
+#ifdef __AVX512F__
+enum { WIDE = 64, ROWS = 8 };
+#else
+enum { WIDE = 32, ROWS = 4 };
+#endif
+typedef REAL wide __attribute__((vector_size(WIDE)));
+typedef REAL loose_wide __attribute__((vector_size(WIDE), aligned(sizeof(REAL)), may_alias));
+enum { WIDE_LANES = WIDE / sizeof(REAL), PANEL = 3 * WIDE_LANES };
+
+static inline wide load_wide(const REAL *p) { return *(const loose_wide *)p; }
+static inline void store_wide(REAL *p, wide v) { *(loose_wide *)p = v; }
+
+int64_t panel_width(void) { return PANEL; }
+
+/* Products of up to ROWS rows and a panel; rows that are missing are computed like the others. */
+static void multiply_rows(int64_t n_rows, int64_t n_inner, int64_t n_columns, const REAL *a,
+                          int64_t a_row, const REAL *panel, REAL *out, int64_t out_row)
+{
+    const REAL *row[ROWS];
+    wide sum[ROWS][3];
+    for (int r = 0; r < ROWS; r++) {
+        row[r] = a + (r < n_rows ? r : n_rows - 1) * a_row;
+        sum[r][0] = sum[r][1] = sum[r][2] = (wide){0};
+    }
+    for (int64_t k = 0; k < n_inner; k++, panel += PANEL) {
+        const wide b0 = load_wide(panel), b1 = load_wide(panel + WIDE_LANES);
+        const wide b2 = load_wide(panel + 2 * WIDE_LANES);
+#pragma GCC unroll 8
+        for (int r = 0; r < ROWS; r++) {
+            const wide x = row[r][k] - (wide){0};
+            sum[r][0] += x * b0;
+            sum[r][1] += x * b1;
+            sum[r][2] += x * b2;
+        }
+    }
+#pragma GCC unroll 8
+    for (int r = 0; r < ROWS; r++) {
+        if (r >= n_rows) break;
+        if (n_columns < PANEL) memcpy(out + r * out_row, sum[r], n_columns * sizeof(REAL));
+        else
+            for (int k = 0; k < 3; k++) store_wide(out + r * out_row + k * WIDE_LANES, sum[r][k]);
+    }
+}
+
+static void multiply(int64_t n_rows, int64_t n_inner, int64_t n_columns, const REAL *a,
+                     int64_t a_row, const REAL *panels, REAL *out, int64_t out_row)
+{
+    for (int64_t c = 0; c < n_columns; c += PANEL)
+        for (int64_t i = 0; i < n_rows; i += ROWS)
+            multiply_rows(n_rows - i < ROWS ? n_rows - i : ROWS, n_inner, n_columns - c,
+                          a + i * a_row, a_row, panels + c * n_inner, out + i * out_row + c,
+                          out_row);
+}
+
+/* Products of n_matrices matrices of n_rows rows, and as many others, (n_inner, n_columns), that come
+ * in panels of PANEL columns, zeros in those left over: (n_matrices, n_panels, n_inner, PANEL). The
+ * rows of a matrix are a_row numbers apart, matrices a_matrix; the same for the results.
+ *
+ * A row of the result is the same, bit for bit, whatever other rows there are. */
+void matrix_products(int64_t n_matrices, int64_t n_rows, int64_t n_inner, int64_t n_columns,
+                     const REAL *a, int64_t a_matrix, int64_t a_row, const REAL *panels, REAL *out,
+                     int64_t out_matrix, int64_t out_row)
+{
+    const int64_t n_panels = (n_columns + PANEL - 1) / PANEL;
+    for (int64_t m = 0; m < n_matrices; m++)
+        multiply(n_rows, n_inner, n_columns, a + m * a_matrix, a_row,
+                 panels + m * n_panels * n_inner * PANEL, out + m * out_matrix, out_row);
+}
+
+/* Sort atoms by element (a place among those of the network) and list the neighbours of each, these
+ * by element, too.
  *
  * positions: (n_atoms, 3), senders: (n_atoms, n_slots), the atom itself in slots left over.
  * Out: order and sorted elements (n_atoms), counts of the elements, first (n_atoms + 1); of each
@@ -66,24 +138,28 @@ int64_t find_edges(int64_t n_atoms, int64_t n_slots, int64_t n_elements, const R
         const int64_t i = order[row];
         const REAL *x = positions + 3 * i;
         first[row] = edge;
-        for (int64_t s = 0; s < n_slots; s++) {
-            const int64_t j = senders[i * n_slots + s];
-            const REAL *y = positions + 3 * j;
-            const REAL v[3] = {x[0] - y[0], x[1] - y[1], x[2] - y[2]};
-            const REAL r = sqrt(v[0] * v[0] + v[1] * v[1] + v[2] * v[2]);
-            if (j == i || !(r < (REAL)r_max)) continue;
-            const REAL over = 1 / (r > (REAL)floor ? r : (REAL)floor);
-            REAL *u = direction + 3 * edge, *h = harmonics + n_harmonics * edge;
-            for (int a = 0; a < 3; a++) u[a] = v[a] * over;
-            memset(h, 0, n_harmonics * sizeof *h);
-            h[0] = 1;
-            for (int64_t t = 0; t < n_terms; t++)
-                h[terms[4 * t]] += (REAL)(values[t] / terms[4 * t + 3]) * u[terms[4 * t + 1]]
-                                   * h[terms[4 * t + 2]];
-            sender[edge] = (int32_t)place[j];
-            distance[edge] = r;
-            inverse[edge] = over;
-            edge++;
+        for (int64_t e = 0; e < n_elements; e++) {
+            if (!counts[e]) continue;
+            for (int64_t s = 0; s < n_slots; s++) {
+                const int64_t j = senders[i * n_slots + s];
+                if (element[j] != e) continue;
+                const REAL *y = positions + 3 * j;
+                const REAL v[3] = {x[0] - y[0], x[1] - y[1], x[2] - y[2]};
+                const REAL r = sqrt(v[0] * v[0] + v[1] * v[1] + v[2] * v[2]);
+                if (j == i || !(r < (REAL)r_max)) continue;
+                const REAL over = 1 / (r > (REAL)floor ? r : (REAL)floor);
+                REAL *u = direction + 3 * edge, *h = harmonics + n_harmonics * edge;
+                for (int a = 0; a < 3; a++) u[a] = v[a] * over;
+                memset(h, 0, n_harmonics * sizeof *h);
+                h[0] = 1;
+                for (int64_t t = 0; t < n_terms; t++)
+                    h[terms[4 * t]] += (REAL)(values[t] / terms[4 * t + 3]) * u[terms[4 * t + 1]]
+                                       * h[terms[4 * t + 2]];
+                sender[edge] = (int32_t)place[j];
+                distance[edge] = r;
+                inverse[edge] = over;
+                edge++;
+            }
         }
     }
     first[n_atoms] = edge;
@@ -122,66 +198,68 @@ void splines(int64_t n_edges, const REAL *distance, double smallest, double r_mi
     }
 }
 
-/* T_i,lm,zq = sum_j Y_lm phi_q: (n_harmonics, n_atoms, n_present * n_basis); column[j] is the
- * place of the element of atom j among those present; local: (n_harmonics, n_present, width). */
-void moments(int64_t n_atoms, int64_t n_harmonics, int64_t n_present, int64_t n_basis,
-             int64_t width, const int64_t *first, const int32_t *sender, const int64_t *column,
-             const REAL *harmonics, const REAL *phi, REAL *local, REAL *out)
+/* Edges of an atom as the moments have them: those from begin to end; column[j] is the place of the
+ * element of atom j among those present. Neighbours of one element are adjacent. */
+typedef struct {
+    int64_t n_basis, width, begin, end;
+    const int32_t *sender;
+    const int64_t *column;
+    const REAL *harmonics, *phi, *slope;
+    REAL *by_distance, *by_harmonics;
+} edges;
+
+/* T_lm,zq = sum_j Y_lm phi_q of an atom: out (n_harmonics, n_present * n_basis), rows a stride
+ * apart. The number of harmonics is a constant for the compiler. */
+static inline __attribute__((always_inline)) void
+sum_moments(const int n_harmonics, const edges *g, int64_t n_columns, int64_t stride, REAL *out)
 {
-    const int64_t n_columns = n_present * n_basis, row = n_present * width;
-    for (int64_t i = 0; i < n_atoms; i++) {
-        memset(local, 0, n_harmonics * row * sizeof *local);
-        for (int64_t e = first[i]; e < first[i + 1]; e++) {
-            REAL *t = local + column[sender[e]] * width;
-            const REAL *h = harmonics + e * n_harmonics, *f = phi + e * width;
-            for (int64_t q = 0; q < width; q += LANES) {
-                const vec v = load(f + q);
-                for (int64_t m = 0; m < n_harmonics; m++)
-                    store(t + m * row + q, load(t + m * row + q) + h[m] * v);
+    for (int m = 0; m < n_harmonics; m++) memset(out + m * stride, 0, n_columns * sizeof *out);
+    for (int64_t e = g->begin, next; e < g->end; e = next) {
+        const int64_t z = g->column[g->sender[e]];
+        for (next = e + 1; next < g->end && g->column[g->sender[next]] == z; next++) continue;
+        for (int64_t q = 0; q < g->n_basis; q += LANES) {
+            vec sum[MAX_HARMONICS];
+            for (int m = 0; m < n_harmonics; m++) sum[m] = (vec){0};
+            for (int64_t j = e; j < next; j++) {
+                const REAL *h = g->harmonics + j * n_harmonics;
+                const vec f = load(g->phi + j * g->width + q);
+                for (int m = 0; m < n_harmonics; m++) sum[m] += h[m] * f;
+            }
+            const int64_t left = g->n_basis - q;
+            for (int m = 0; m < n_harmonics; m++) {
+                REAL *to = out + m * stride + z * g->n_basis + q;
+                if (left < LANES) memcpy(to, &sum[m], left * sizeof *to);
+                else store(to, sum[m]);
             }
         }
-        for (int64_t m = 0; m < n_harmonics; m++)
-            for (int64_t z = 0; z < n_present; z++)
-                memcpy(out + (m * n_atoms + i) * n_columns + z * n_basis,
-                       local + m * row + z * width, n_basis * sizeof *out);
     }
 }
 
-/* From the gradient with respect to the moments to those with respect to distances, (n_edges), and
- * harmonics, (n_edges, n_harmonics); both are added to. */
-void moments_pullback(int64_t n_atoms, int64_t n_harmonics, int64_t n_present, int64_t n_basis,
-                      int64_t width, const int64_t *first, const int32_t *sender,
-                      const int64_t *column, const REAL *harmonics, const REAL *phi,
-                      const REAL *slope, const REAL *by_moments, REAL *local, REAL *by_distance,
-                      REAL *by_harmonics)
+/* From the gradient with respect to the moments of an atom, rows a stride apart and with LANES
+ * numbers after the last, to those with respect to distances and harmonics of its edges, which are
+ * added to. */
+static inline __attribute__((always_inline)) void
+sum_moments_pullback(const int n_harmonics, const edges *g, int64_t stride, const REAL *by_moments)
 {
-    const int64_t n_columns = n_present * n_basis, row = n_present * width;
-    memset(local, 0, n_harmonics * row * sizeof *local);
-    for (int64_t i = 0; i < n_atoms; i++) {
-        for (int64_t m = 0; m < n_harmonics; m++)
-            for (int64_t z = 0; z < n_present; z++)
-                memcpy(local + m * row + z * width,
-                       by_moments + (m * n_atoms + i) * n_columns + z * n_basis,
-                       n_basis * sizeof *local);
-        for (int64_t e = first[i]; e < first[i + 1]; e++) {
-            const REAL *t = local + column[sender[e]] * width;
-            const REAL *h = harmonics + e * n_harmonics;
-            const REAL *f = phi + e * width, *d = slope + e * width;
-            vec along = {0}, by_h[MAX_HARMONICS] = {{0}};
-            for (int64_t q = 0; q < width; q += LANES) {
-                const vec v = load(f + q);
-                vec by_phi = {0};
-                for (int64_t m = 0; m < n_harmonics; m++) {
-                    const vec g = load(t + m * row + q);
-                    by_phi += h[m] * g;
-                    by_h[m] += v * g;
-                }
-                along += by_phi * load(d + q);
+    for (int64_t e = g->begin; e < g->end; e++) {
+        const REAL *t = by_moments + g->column[g->sender[e]] * g->n_basis;
+        const REAL *h = g->harmonics + e * n_harmonics;
+        const REAL *f = g->phi + e * g->width, *d = g->slope + e * g->width;
+        vec along = {0}, by_h[MAX_HARMONICS];
+        for (int m = 0; m < n_harmonics; m++) by_h[m] = (vec){0};
+        for (int64_t q = 0; q < g->n_basis; q += LANES) {
+            const vec v = load(f + q);
+            vec by_phi = {0};
+            for (int m = 0; m < n_harmonics; m++) {
+                const vec x = load(t + m * stride + q);
+                by_phi += h[m] * x;
+                by_h[m] += v * x;
             }
-            by_distance[e] += total(along);
-            for (int64_t m = 0; m < n_harmonics; m++)
-                by_harmonics[e * n_harmonics + m] += total(by_h[m]);
+            along += by_phi * load(d + q);
         }
+        g->by_distance[e] += total(along);
+        for (int m = 0; m < n_harmonics; m++)
+            g->by_harmonics[e * n_harmonics + m] += total(by_h[m]);
     }
 }
 
@@ -297,28 +375,32 @@ void geometry_pullback(int64_t n_atoms, int64_t n_harmonics, int64_t n_terms, co
  * coefficients, in a list of their own, stands for x_a sum_jk c_jk x_j x_k in a value, for
  * d / d x_a = sum_jk c_jk x_j x_k in a gradient. The last variable is the constant 1. */
 
-static inline void sum_of_products(const vec (*x)[4], const int32_t **terms, const double **values,
-                                   vec sum[4])
+enum { WIDES = 6, BLOCK = WIDES * WIDE_LANES };
+
+static inline void sum_of_products(const wide (*x)[WIDES], const int32_t **terms,
+                                   const double **values, wide sum[WIDES])
 {
     const int32_t *t = *terms;
     const double *v = *values;
     const int32_t n = *t++;
-    vec s0 = {0}, s1 = {0}, s2 = {0}, s3 = {0};
+    wide s0 = {0}, s1 = {0}, s2 = {0}, s3 = {0}, s4 = {0}, s5 = {0};
     for (int32_t k = 0; k < n; k++, t += 2) {
-        const vec c = all((REAL)*v++);
-        const vec *a = x[t[0]], *b = x[t[1]];
+        const wide c = (REAL)*v++ - (wide){0};
+        const wide *a = x[t[0]], *b = x[t[1]];
         s0 += c * a[0] * b[0];
         s1 += c * a[1] * b[1];
         s2 += c * a[2] * b[2];
         s3 += c * a[3] * b[3];
+        s4 += c * a[4] * b[4];
+        s5 += c * a[5] * b[5];
     }
-    sum[0] = s0, sum[1] = s1, sum[2] = s2, sum[3] = s3;
+    sum[0] = s0, sum[1] = s1, sum[2] = s2, sum[3] = s3, sum[4] = s4, sum[5] = s5;
     *terms = t;
     *values = v;
 }
 
 static inline void fetch(int64_t n_variables, int64_t stride, int64_t n, const REAL *from,
-                         vec (*x)[4])
+                         wide (*x)[WIDES])
 {
     for (int64_t a = 0; a < n_variables; a++) {
         if (n < BLOCK) memset(x[a], 0, sizeof x[a]);
@@ -332,24 +414,24 @@ void products(int64_t n_atoms, int64_t n_channels, int64_t n_variables, int64_t 
               const int32_t *terms, const double *values, int64_t stride, const REAL *columns,
               const REAL *weights, REAL *out)
 {
-    vec x[MAX_HARMONICS + 1][4];
-    for (int k = 0; k < 4; k++) x[n_variables][k] = all(1);
+    wide x[MAX_HARMONICS + 1][WIDES];
+    for (int k = 0; k < WIDES; k++) x[n_variables][k] = (REAL)1 - (wide){0};
     for (int64_t i = 0; i < n_atoms; i++)
         for (int64_t c = 0; c < n_channels; c += BLOCK) {
             const int64_t n = n_channels - c < BLOCK ? n_channels - c : BLOCK;
             const int32_t *t = terms;
             const double *v = values;
-            vec result[4] = {{0}};
+            wide result[WIDES] = {{0}};
             fetch(n_variables, stride, n, columns + i * n_channels + c, x);
             for (int64_t r = 0; r < n_polynomials; r++) {
-                vec value[4] = {{0}}, part[4], w[4] = {{0}};
+                wide value[WIDES] = {{0}}, part[WIDES], w[WIDES] = {{0}};
                 for (int32_t groups = *t++; groups > 0; groups--) {
-                    const vec *a = x[*t++];
+                    const wide *a = x[*t++];
                     sum_of_products(x, &t, &v, part);
-                    for (int k = 0; k < 4; k++) value[k] += a[k] * part[k];
+                    for (int k = 0; k < WIDES; k++) value[k] += a[k] * part[k];
                 }
                 memcpy(w, weights + r * n_channels + c, n * sizeof(REAL));
-                for (int k = 0; k < 4; k++) result[k] += w[k] * value[k];
+                for (int k = 0; k < WIDES; k++) result[k] += w[k] * value[k];
             }
             memcpy(out + i * n_channels + c, result, n * sizeof(REAL));
         }
@@ -361,29 +443,122 @@ void products_pullback(int64_t n_atoms, int64_t n_channels, int64_t n_variables,
                        int64_t stride, const REAL *columns, const REAL *weights,
                        const REAL *by_out, int64_t out_stride, REAL *by_columns)
 {
-    vec x[MAX_HARMONICS + 1][4], by_x[MAX_HARMONICS][4];
-    for (int k = 0; k < 4; k++) x[n_variables][k] = all(1);
+    wide x[MAX_HARMONICS + 1][WIDES], by_x[MAX_HARMONICS][WIDES];
+    for (int k = 0; k < WIDES; k++) x[n_variables][k] = (REAL)1 - (wide){0};
     for (int64_t i = 0; i < n_atoms; i++)
         for (int64_t c = 0; c < n_channels; c += BLOCK) {
             const int64_t n = n_channels - c < BLOCK ? n_channels - c : BLOCK;
             const int32_t *t = terms;
             const double *v = values;
-            vec by[4] = {{0}};
+            wide by[WIDES] = {{0}};
             fetch(n_variables, stride, n, columns + i * n_channels + c, x);
             memcpy(by, by_out + i * n_channels + c, n * sizeof(REAL));
             memset(by_x, 0, n_variables * sizeof *by_x);
             for (int64_t r = 0; r < n_polynomials; r++) {
-                vec part[4], w[4] = {{0}};
+                wide part[WIDES], w[WIDES] = {{0}};
                 memcpy(w, weights + r * n_channels + c, n * sizeof(REAL));
-                for (int k = 0; k < 4; k++) w[k] *= by[k];
+                for (int k = 0; k < WIDES; k++) w[k] *= by[k];
                 for (int32_t groups = *t++; groups > 0; groups--) {
-                    vec *g = by_x[*t++];
+                    wide *g = by_x[*t++];
                     sum_of_products(x, &t, &v, part);
-                    for (int k = 0; k < 4; k++) g[k] += w[k] * part[k];
+                    for (int k = 0; k < WIDES; k++) g[k] += w[k] * part[k];
                 }
             }
             for (int64_t a = 0; a < n_variables; a++)
                 memcpy(by_columns + a * out_stride + i * n_channels + c, by_x[a], n * sizeof(REAL));
+        }
+}
+
+/* What the first layer needs to know of one of the elements present; see compiled.py. */
+typedef struct {
+    int64_t n_atoms;
+    const REAL *maps, *maps_back, *weights;
+} element_data;
+
+enum { TILE = 32 };
+
+int64_t first_layer_workspace(int64_t n_harmonics, int64_t n_columns, int64_t n_channels)
+{
+    return n_harmonics * TILE * (n_columns + LANES + n_channels);
+}
+
+/* Atomic basis, (n_harmonics, n_atoms, n_channels), and its products, (n_atoms, n_channels), of
+ * atoms that are sorted by element, some at a time, so that what is between stays in the cache.
+ *
+ * phi: radial basis functions (n_edges, width), maps of an element: panels of the matrices, (n_present
+ * * n_basis, n_channels), of each harmonic; weights as products() has them. */
+void first_layer(int64_t n_atoms, int64_t n_harmonics, int64_t n_present, int64_t n_basis,
+                 int64_t width, int64_t n_channels, int64_t n_polynomials,
+                 const element_data *present, const int32_t *terms, const double *values,
+                 const int64_t *first, const int32_t *sender, const int64_t *column,
+                 const REAL *harmonics, const REAL *phi, REAL *workspace, REAL *basis, REAL *out)
+{
+    const int64_t n_columns = n_present * n_basis, stride = n_columns + LANES;
+    const int64_t n_panels = (n_channels + PANEL - 1) / PANEL;
+    edges g = {n_basis, width, .sender = sender, .column = column, .harmonics = harmonics,
+               .phi = phi};
+    for (int64_t z = 0, begin = 0; z < n_present; begin += present[z++].n_atoms)
+        for (int64_t done = 0; done < present[z].n_atoms; done += TILE) {
+            const int64_t left = present[z].n_atoms - done, n = left < TILE ? left : TILE;
+            const int64_t i = begin + done;
+            for (int64_t row = 0; row < n; row++) {
+                REAL *moments = workspace + row * stride;
+                g.begin = first[i + row], g.end = first[i + row + 1];
+                switch (n_harmonics) {
+                case 1: sum_moments(1, &g, n_columns, TILE * stride, moments); break;
+                case 4: sum_moments(4, &g, n_columns, TILE * stride, moments); break;
+                case 9: sum_moments(9, &g, n_columns, TILE * stride, moments); break;
+                default: sum_moments(16, &g, n_columns, TILE * stride, moments);
+                }
+            }
+            for (int64_t m = 0; m < n_harmonics; m++)
+                multiply(n, n_columns, n_channels, workspace + m * TILE * stride, stride,
+                         present[z].maps + m * n_panels * n_columns * PANEL,
+                         basis + (m * n_atoms + i) * n_channels, n_channels);
+            products(n, n_channels, n_harmonics, n_polynomials, terms, values,
+                     n_atoms * n_channels, basis + i * n_channels, present[z].weights,
+                     out + i * n_channels);
+        }
+}
+
+/* From the gradient with respect to what first_layer() returns, with the basis that it left, to those
+ * with respect to distances and harmonics, which are added to; slope: derivatives of phi. */
+void first_layer_pullback(int64_t n_atoms, int64_t n_harmonics, int64_t n_present, int64_t n_basis,
+                          int64_t width, int64_t n_channels, int64_t n_polynomials,
+                          const element_data *present, const int32_t *terms, const double *values,
+                          const int64_t *first, const int32_t *sender, const int64_t *column,
+                          const REAL *harmonics, const REAL *phi, const REAL *slope,
+                          REAL *workspace, const REAL *basis, const REAL *by_out,
+                          REAL *by_distance, REAL *by_harmonics)
+{
+    const int64_t n_columns = n_present * n_basis, stride = n_columns + LANES;
+    const int64_t n_panels = (n_columns + PANEL - 1) / PANEL;
+    REAL *by_moments = workspace, *by_basis = workspace + n_harmonics * TILE * stride;
+    memset(by_moments, 0, n_harmonics * TILE * stride * sizeof *by_moments);
+    edges g = {n_basis, width, .sender = sender, .column = column, .harmonics = harmonics,
+               .phi = phi, .slope = slope, .by_distance = by_distance,
+               .by_harmonics = by_harmonics};
+    for (int64_t z = 0, begin = 0; z < n_present; begin += present[z++].n_atoms)
+        for (int64_t done = 0; done < present[z].n_atoms; done += TILE) {
+            const int64_t left = present[z].n_atoms - done, n = left < TILE ? left : TILE;
+            const int64_t i = begin + done;
+            products_pullback(n, n_channels, n_harmonics, n_polynomials, terms, values,
+                              n_atoms * n_channels, basis + i * n_channels, present[z].weights,
+                              by_out + i * n_channels, TILE * n_channels, by_basis);
+            for (int64_t m = 0; m < n_harmonics; m++)
+                multiply(n, n_channels, n_columns, by_basis + m * TILE * n_channels, n_channels,
+                         present[z].maps_back + m * n_panels * n_channels * PANEL,
+                         by_moments + m * TILE * stride, stride);
+            for (int64_t row = 0; row < n; row++) {
+                const REAL *by = by_moments + row * stride;
+                g.begin = first[i + row], g.end = first[i + row + 1];
+                switch (n_harmonics) {
+                case 1: sum_moments_pullback(1, &g, TILE * stride, by); break;
+                case 4: sum_moments_pullback(4, &g, TILE * stride, by); break;
+                case 9: sum_moments_pullback(9, &g, TILE * stride, by); break;
+                default: sum_moments_pullback(16, &g, TILE * stride, by);
+                }
+            }
         }
 }
 
@@ -410,33 +585,31 @@ static inline int any(bits mask)
 
 enum { GROUPS = 8 };
 
-/* log2 of the sum over references j of 2^w_ij, and the mean of the references weighted by it.
+/* log2 of the sum over references j of 2^w_ij, and the mean of the references weighted by it, of up
+ * to TILE atoms.
  *
- * exponents w (n_atoms, n_references); references: n_references rows of width numbers, a stride
- * apart. Groups of LANES successive references all of which have a w more than margin below the
- * largest of the atom are left out: where like references are adjacent, those are most. They go in
- * tiles of so many groups that stay in the cache. Workspace: top, sums (n_atoms). Out: log_k
- * (n_atoms), mean (n_atoms, width), or NULL where none is wanted. */
-void sum_terms(int64_t n_atoms, int64_t n_references, int64_t width, int64_t stride, double margin,
-               const REAL *exponents, const REAL *references, REAL *top, REAL *sums, REAL *log_k,
-               REAL *mean)
+ * exponents w (n_atoms, n_references), the latter a multiple of LANES; references: rows of a
+ * multiple of PANEL numbers, width. Groups of LANES successive references all of which have a w more
+ * than margin below the largest of the atom are left out: where like references are adjacent, those
+ * are most. They go in so many groups at a time that stay in the cache. Out: log2_sum (n_atoms),
+ * mean (n_atoms, width), or NULL where none is wanted. */
+static void sum_terms(int64_t n_atoms, int64_t n_references, int64_t width, REAL margin,
+                      const REAL *exponents, const REAL *references, REAL *log2_sum, REAL *mean)
 {
-    const int64_t n_whole = width / BLOCK * BLOCK;
+    REAL top[TILE], sums[TILE];
     if (mean) memset(mean, 0, n_atoms * width * sizeof *mean);
     for (int64_t i = 0; i < n_atoms; i++) {
         const REAL *u = exponents + i * n_references;
-        vec m0 = all(-INFINITY), m1 = m0, m2 = m0, m3 = m0;
+        vec m0 = all(-INFINITY), m1 = m0;
         int64_t j = 0;
-        for (; j + BLOCK <= n_references; j += BLOCK) {
+        for (; j + 2 * LANES <= n_references; j += 2 * LANES) {
             m0 = larger(load(u + j), m0);
             m1 = larger(load(u + j + LANES), m1);
-            m2 = larger(load(u + j + 2 * LANES), m2);
-            m3 = larger(load(u + j + 3 * LANES), m3);
         }
-        const vec largest = larger(larger(m0, m1), larger(m2, m3));
+        if (j < n_references) m0 = larger(load(u + j), m0);
+        const vec largest = larger(m0, m1);
         top[i] = -INFINITY;
         for (int k = 0; k < LANES; k++) top[i] = largest[k] > top[i] ? largest[k] : top[i];
-        for (; j < n_references; j++) top[i] = u[j] > top[i] ? u[j] : top[i];
         sums[i] = 0;
     }
     for (int64_t begin = 0; begin < n_references; begin += GROUPS * LANES) {
@@ -444,49 +617,86 @@ void sum_terms(int64_t n_atoms, int64_t n_references, int64_t width, int64_t str
         const int64_t end = begin + (left < GROUPS * LANES ? left : GROUPS * LANES);
         for (int64_t i = 0; i < n_atoms; i++) {
             const REAL *u = exponents + i * n_references;
-            const vec limit = all(top[i] - (REAL)margin);
+            const vec limit = all(top[i] - margin);
             const REAL *row[GROUPS];
             REAL weight[GROUPS * LANES];
-            int64_t n = 0, n_rows = 0;
+            int64_t n = 0;
             vec sum = {0};
             for (int64_t j = begin; j < end; j += LANES) {
-                vec w = all(-INFINITY);
-                if (j + LANES <= n_references) w = load(u + j);
-                else for (int64_t k = 0; k < n_references - j; k++) w[k] = u[j + k];
+                const vec w = load(u + j);
                 if (!any(w > limit)) continue;
                 /* Even what is far stays above the denormal numbers, which are slow. */
-                w = power_of_2(larger(w - top[i], all(-100)));
-                store(weight + n * LANES, w);
-                sum += w;
-                row[n++] = references + j * stride;
-                n_rows += end - j < LANES ? end - j : LANES;
+                const vec term = power_of_2(larger(w - top[i], all(-100)));
+                store(weight + n * LANES, term);
+                sum += term;
+                row[n++] = references + j * width;
             }
             sums[i] += total(sum);
-            REAL *m = mean + i * width;
-            for (int64_t q = 0; mean && n && q < n_whole; q += BLOCK) {
-                vec m0 = load(m + q), m1 = load(m + q + LANES);
-                vec m2 = load(m + q + 2 * LANES), m3 = load(m + q + 3 * LANES);
-                for (int64_t k = 0; k < n_rows; k++) {
-                    const REAL *b = row[k / LANES] + k % LANES * stride + q;
-                    m0 += weight[k] * load(b);
-                    m1 += weight[k] * load(b + LANES);
-                    m2 += weight[k] * load(b + 2 * LANES);
-                    m3 += weight[k] * load(b + 3 * LANES);
-                }
-                store(m + q, m0);
-                store(m + q + LANES, m1);
-                store(m + q + 2 * LANES, m2);
-                store(m + q + 3 * LANES, m3);
+            for (int64_t q = 0; mean && n && q < width; q += PANEL) {
+                REAL *m = mean + i * width + q;
+                wide m0 = load_wide(m), m1 = load_wide(m + WIDE_LANES);
+                wide m2 = load_wide(m + 2 * WIDE_LANES);
+                for (int64_t group = 0; group < n; group++)
+                    for (int k = 0; k < LANES; k++) {
+                        const REAL *b = row[group] + k * width + q;
+                        const wide w = weight[group * LANES + k] - (wide){0};
+                        m0 += w * load_wide(b);
+                        m1 += w * load_wide(b + WIDE_LANES);
+                        m2 += w * load_wide(b + 2 * WIDE_LANES);
+                    }
+                store_wide(m, m0);
+                store_wide(m + WIDE_LANES, m1);
+                store_wide(m + 2 * WIDE_LANES, m2);
             }
-            for (int64_t k = 0; mean && k < n_rows; k++)
-                for (int64_t q = n_whole; q < width; q++)
-                    m[q] += weight[k] * row[k / LANES][k % LANES * stride + q];
         }
     }
     for (int64_t i = 0; i < n_atoms; i++) {
         const REAL over = 1 / sums[i];
         for (int64_t q = 0; mean && q < width; q++) mean[i * width + q] *= over;
-        log_k[i] = top[i] + log2(sums[i]);
+        log2_sum[i] = top[i] + log2(sums[i]);
+    }
+}
+
+int64_t kernel_workspace(int64_t n_features, int64_t n_columns, int64_t width)
+{
+    return TILE * (n_features + 1 + n_columns + width);
+}
+
+/* log sum_j exp(-p_i |a_i - b_j|^2 / 2) and its derivatives: see kernel.py.
+ *
+ * features a (n_atoms, n_features), precision p (n_atoms); panels: b_j as columns, and under them
+ * -|b_j|^2 / 2, n_columns of them, a multiple of PANEL; references: the same as rows, padded to a
+ * width that is a multiple of PANEL. Columns that are no reference end with a large negative number.
+ * Workspace: kernel_workspace() numbers. Out: log_k (n_atoms), gradient (n_atoms, n_features), or
+ * NULL where none is wanted. */
+void log_kernel(int64_t n_atoms, int64_t n_features, int64_t n_columns, int64_t width, double margin,
+                const REAL *features, const REAL *precision, const REAL *panels,
+                const REAL *references, REAL *workspace, REAL *log_k, REAL *gradient)
+{
+    const REAL log2_e = (REAL)1.44269504088896340736;
+    const int64_t n_inner = n_features + 1;
+    REAL *rows = workspace, *exponents = rows + TILE * n_inner;
+    REAL *mean = exponents + TILE * n_columns;
+    for (int64_t begin = 0; begin < n_atoms; begin += TILE) {
+        const int64_t n = n_atoms - begin < TILE ? n_atoms - begin : TILE;
+        const REAL *a = features + begin * n_features, *p = precision + begin;
+        REAL log2_sum[TILE];
+        /* Exponents to the base of 2, which is the faster power. */
+        for (int64_t i = 0; i < n; i++) {
+            for (int64_t q = 0; q < n_features; q++)
+                rows[i * n_inner + q] = log2_e * p[i] * a[i * n_features + q];
+            rows[i * n_inner + n_features] = log2_e * p[i];
+        }
+        multiply(n, n_inner, n_columns, rows, n_inner, panels, exponents, n_columns);
+        sum_terms(n, n_columns, width, (REAL)margin, exponents, references, log2_sum,
+                  gradient ? mean : NULL);
+        for (int64_t i = 0; i < n; i++) {
+            const REAL *x = a + i * n_features, *m = mean + i * width;
+            REAL square = 0, *g = gradient + (begin + i) * n_features;
+            for (int64_t q = 0; q < n_features; q++) square += x[q] * x[q];
+            log_k[begin + i] = log2_sum[i] / log2_e - (REAL)0.5 * p[i] * square;
+            for (int64_t q = 0; gradient && q < n_features; q++) g[q] = p[i] * (m[q] - x[q]);
+        }
     }
 }
 

@@ -111,8 +111,14 @@ class Gaussian(AtomPrior):
 
     def forces(self, positions: Tensor) -> Tensor:
         """Minus the gradient of the energy: (n, 3) -> (n, 3)."""
-        forces: Tensor = -self.strength * positions @ self._precision.to(positions)
+        rows = (-self.strength * self._precision).to(positions)
+        # Written out: how a matrix product rounds depends on the number of positions.
+        forces: Tensor = sum(positions[:, k, None] * rows[k] for k in range(3))
         return forces
+
+    def is_batch_invariant(self, batch: MoleculeBatch) -> bool:
+        """It is: each atom is computed by itself."""
+        return True
 
     def place(self, uniform: Tensor, normal: Tensor) -> Tensor:
         """Turn random numbers into positions (:meth:`AtomPrior.place`)."""
