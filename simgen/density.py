@@ -26,7 +26,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import groupby
-from typing import NamedTuple, Protocol, TypeVar, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from scipy.spatial import KDTree
@@ -55,9 +55,6 @@ LEAF_SIZE = 8
 """References that are not sorted any further."""
 
 
-Part = TypeVar("Part")
-
-
 class LogDensity(Protocol):
     """The logarithm of an unnormalised density of molecules."""
 
@@ -75,29 +72,28 @@ class HasScore(Protocol):
         ...
 
 
-def score(log_density: LogDensity, batch: MoleculeBatch, sigma: float) -> Tensor:
-    """Gradient of a log-density with respect to the positions.
+Evaluate = Callable[[MoleculeBatch, float], Tensor]
+"""Something of a batch at a noise level, in angstrom, for each atom."""
+
+
+def score_of(log_density: LogDensity) -> Evaluate:
+    """Gradient of a log-density with respect to the positions, (n_atoms, 3), in 1/angstrom.
 
     Parameters
     ----------
     log_density : LogDensity
-        If it has a method ``score``, that is used, else automatic differentiation.
-    batch : MoleculeBatch
-        Molecules.
-    sigma : float
-        Noise level in angstrom.
-
-    Returns
-    -------
-    Tensor, shape (n_atoms, 3)
-        In 1/angstrom.
+        If it has a method ``score``, that is what is returned, else automatic differentiation.
     """
     if isinstance(log_density, HasScore):
-        return log_density.score(batch, sigma)
-    positions = batch.positions.detach().requires_grad_(True)
-    with torch.enable_grad():
-        total = log_density.log_prob(batch.replace(positions=positions), sigma).sum()
-    return torch.autograd.grad(total, positions)[0]
+        return log_density.score
+
+    def differentiate(batch: MoleculeBatch, sigma: float) -> Tensor:
+        positions = batch.positions.detach().requires_grad_(True)
+        with torch.enable_grad():
+            total = log_density.log_prob(batch.replace(positions=positions), sigma).sum()
+        return torch.autograd.grad(total, positions)[0]
+
+    return differentiate
 
 
 def clip_score(score: Tensor, max_norm: float = MAX_SCORE) -> Tensor:
@@ -266,8 +262,7 @@ class SimilarityKernel:
     def _log_kernel(
         self, batch: MoleculeBatch, features: Tensor, sigma: float, *, with_gradient: bool
     ) -> tuple[Tensor, Tensor | None]:
-        """Kernel of atoms with these features, each with the part of the reference it is to be like,
-        and its gradient."""
+        """Kernel of atoms with these features, and its gradient, by the theme of their molecule."""
         features = features - self._centre
         precision = self._precision(batch, sigma)
         parts = list(self._references_of(batch))
@@ -300,8 +295,8 @@ class SimilarityKernel:
             if len(slices) == 1:
                 yield slices[0], self._of_theme(number)
             else:
-                atoms = torch.cat([torch.arange(part.start, part.stop) for part in slices])
-                yield atoms.to(batch.positions.device), self._of_theme(number)
+                rows = torch.cat([torch.arange(part.start, part.stop) for part in slices])
+                yield rows.to(batch.positions.device), self._of_theme(number)
 
     def reference_energies(self, sigma: float, theme: int | None = None) -> Tensor:
         """Energies of the reference's own atoms, each compared with all others: (n_environments,).
@@ -385,44 +380,42 @@ class SimilarityScore:
         Draws atoms to environments like those of the reference.
     terms : sequence of LogDensity
         What is added after the clip: repulsion, a prior, any other guidance.
-    families : Families, optional
-        Molecules that are evaluated apart from others, by what else would depend on the batch.
     """
 
-    def __init__(
-        self,
-        kernel: SimilarityKernel,
-        terms: Sequence[LogDensity],
-        families: Families | None = None,
-    ) -> None:
+    def __init__(self, kernel: SimilarityKernel, terms: Sequence[LogDensity]) -> None:
         self.kernel = kernel
         self.terms = tuple(terms)
-        self._families = families
+        self._similarity: Evaluate = kernel.score
+        self._energies: Evaluate = kernel.atom_energies
+        self._scores = tuple(map(score_of, terms))
 
     def __call__(self, batch: MoleculeBatch, sigma: float) -> Tensor:
         """Return the score, shape (n_atoms, 3), 1/angstrom."""
-        total = clip_score(self._apart(self.kernel, score, batch, sigma))
-        for term in self.terms:
-            total = total + self._apart(term, score, batch, sigma)
+        total = clip_score(self._similarity(batch, sigma))
+        for term in self._scores:
+            total = total + term(batch, sigma)
         return total
 
     def atom_energies(self, batch: MoleculeBatch, sigma: float) -> Tensor:
         """Similarity energies E_i that element evolution selects by, shape (n_atoms,)."""
-        return self._apart(self.kernel, SimilarityKernel.atom_energies, batch, sigma)
+        return self._energies(batch, sigma)
 
-    def in_families(self, families: Families) -> SimilarityScore:
-        """Return the same score, which is for a molecule the same, bit for bit, in any batch."""
-        return SimilarityScore(self.kernel, self.terms, families)
+    def in_families(self, batch: MoleculeBatch, families: Families) -> SimilarityScore:
+        """Return the same score, which is for a molecule the same, bit for bit, in any batch.
 
-    def _apart(
-        self,
-        part: Part,
-        evaluate: Callable[[Part, MoleculeBatch, float], Tensor],
-        batch: MoleculeBatch,
-        sigma: float,
-    ) -> Tensor:
-        """Evaluate a part, family by family where it depends on the batch."""
-        if self._families is None or is_batch_invariant(part, batch):
-            return evaluate(part, batch, sigma)
-        families = self._families.split(batch)
-        return torch.cat([evaluate(part, family, sigma) for family in families])
+        Parameters
+        ----------
+        batch : MoleculeBatch
+            The device and the dtype of this one are those of all that it is for.
+        families : Families
+            What depends on the batch is evaluated for each of them by itself.
+        """
+
+        def apart(part: object, evaluate: Evaluate) -> Evaluate:
+            return evaluate if is_batch_invariant(part, batch) else families.apart(evaluate)
+
+        result = SimilarityScore(self.kernel, self.terms)
+        result._similarity = apart(self.kernel, self.kernel.score)
+        result._energies = apart(self.kernel, self.kernel.atom_energies)
+        result._scores = tuple(apart(term, score_of(term)) for term in self.terms)
+        return result

@@ -41,7 +41,7 @@ class EnergyScore(Protocol):
 class KnowsFamilies(Protocol):
     """A score that knows better which of its parts depend on the batch."""
 
-    def in_families(self, families: Families) -> EnergyScore:
+    def in_families(self, batch: MoleculeBatch, families: Families) -> EnergyScore:
         """Return the same score, which is for a molecule the same, bit for bit, in any batch."""
         ...
 
@@ -353,7 +353,7 @@ def independent(score: EnergyScore, batch: MoleculeBatch, n_particles: int) -> E
         return score
     families = Families(batch, n_particles)
     if isinstance(score, KnowsFamilies):
-        return score.in_families(families)
+        return score.in_families(batch, families)
     return _FamilyScore(score, families)
 
 
@@ -361,11 +361,11 @@ class _FamilyScore:
     """Evaluates the particles of each molecule apart from those of the others."""
 
     def __init__(self, score: EnergyScore, families: Families) -> None:
-        self._score, self._families = score, families
+        self._score = families.apart(score)
+        self._atom_energies = families.apart(score.atom_energies)
 
     def __call__(self, batch: MoleculeBatch, sigma: float) -> Tensor:
-        return torch.cat([self._score(family, sigma) for family in self._families.split(batch)])
+        return self._score(batch, sigma)
 
     def atom_energies(self, batch: MoleculeBatch, sigma: float) -> Tensor:
-        families = self._families.split(batch)
-        return torch.cat([self._score.atom_energies(family, sigma) for family in families])
+        return self._atom_energies(batch, sigma)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor
 from simgen.errors import InputError
 from simgen.molecules import MoleculeBatch
 
-MAX_PAIRS_CPU = 2**14
+MAX_PAIRS_CPU = 2**16
 """Pairs of atoms whose descriptors are computed at once; bounds the memory of the network. So few
 that the data stay near a CPU, and enough for ten molecules of 40 atoms: fewer cost more calls."""
 MAX_PAIRS_ACCELERATOR = 2**17
@@ -220,6 +220,12 @@ class Families:
                 n_molecules=self.n_particles,
                 theme=theme,
             )
+
+    def apart(
+        self, evaluate: Callable[[MoleculeBatch, float], Tensor]
+    ) -> Callable[[MoleculeBatch, float], Tensor]:
+        """Let a function of batches of this layout be evaluated family by family."""
+        return lambda batch, sigma: torch.cat([evaluate(one, sigma) for one in self.split(batch)])
 
 
 @runtime_checkable

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import lru_cache
 from math import pi
 
 import torch
@@ -64,19 +65,25 @@ def philox(counter: Tensor, key: tuple[int, int]) -> Tensor:
     >>> [f"{word:08x}" for word in words[0].tolist()]
     ['6627e8d5', 'e169c58d', 'bc57ac4c', '9b00dbd8']
     """
-    c0, c1, c2, c3 = counter.unbind(1)
-    k0, k1 = key
-    for _ in range(N_ROUNDS):
+    multipliers, keys = _constants(key, counter.device)
+    # The words that are multiplied, the first and the third, and the others: both (2, n).
+    factors, others = counter.T[0::2].contiguous(), counter.T[1::2]
+    for k in keys:
         # The 64-bit products wrap around in int64; their bits are right all the same.
-        p0 = c0 * MULTIPLIERS[0]
-        p1 = c2 * MULTIPLIERS[1]
-        c0 = ((p1 >> 32) & MASK) ^ c1 ^ k0
-        c2 = ((p0 >> 32) & MASK) ^ c3 ^ k1
-        c1 = p1 & MASK
-        c3 = p0 & MASK
-        k0 = (k0 + KEY_INCREMENTS[0]) & MASK
-        k1 = (k1 + KEY_INCREMENTS[1]) & MASK
-    return torch.stack([c0, c1, c2, c3], dim=1)
+        products = (factors * multipliers).flip(0)
+        factors, others = ((products >> 32) & MASK) ^ others ^ k, products & MASK
+    return torch.stack([factors, others], dim=1).flatten(0, 1).T
+
+
+@lru_cache(8)
+def _constants(key: tuple[int, int], device: torch.device) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """Multipliers, and the keys of all rounds: each (2, 1)."""
+    keys = [
+        [(k + i * increment) & MASK for k, increment in zip(key, KEY_INCREMENTS, strict=True)]
+        for i in range(N_ROUNDS)
+    ]
+    rounds = torch.tensor(keys, device=device)[:, :, None].unbind(0)
+    return torch.tensor(MULTIPLIERS, device=device)[:, None], rounds
 
 
 @dataclass(frozen=True, slots=True, eq=False)

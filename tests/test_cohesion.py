@@ -11,7 +11,7 @@ from scipy.spatial.transform import Rotation
 from torch.autograd import gradcheck
 
 from simgen.cohesion import BOND_REACH, ONSET, Cohesion, n_fragments
-from simgen.density import score
+from simgen.density import score_of
 from simgen.elements import COVALENT_RADII
 from simgen.errors import ConfigError
 from simgen.molecules import MoleculeBatch
@@ -29,7 +29,7 @@ TWO_PAIRS = ([6, 6, 6, 8], [[0.0, 0, 0], [1.5, 0, 0], [4.5, 0, 0], [5.9, 0, 0]])
 def test_whole_molecules_feel_nothing() -> None:
     batch = batch_of(ETHANE, ([7], [[3.0, 3.0, 3.0]]))
     assert Cohesion().log_prob(batch, 0.01).tolist() == [0.0, 0.0]
-    assert not score(Cohesion(), batch, 0.01).any()
+    assert not score_of(Cohesion())(batch, 0.01).any()
 
 
 def test_two_fragments_are_drawn_together_by_their_nearest_atoms() -> None:
@@ -39,7 +39,7 @@ def test_two_fragments_are_drawn_together_by_their_nearest_atoms() -> None:
     assert Cohesion(2.0).log_prob(batch, 0.1).tolist() == pytest.approx([0.0, -2 * weight * 3.0])
     expected = torch.zeros(6, 3, dtype=torch.float64)
     expected[3, 0], expected[4, 0] = 2 * weight, -2 * weight
-    torch.testing.assert_close(score(Cohesion(2.0), batch, 0.1), expected)
+    torch.testing.assert_close(score_of(Cohesion(2.0))(batch, 0.1), expected)
 
 
 def test_it_fades_while_the_noise_is_high() -> None:
@@ -49,7 +49,7 @@ def test_it_fades_while_the_noise_is_high() -> None:
 
 def test_coinciding_atoms_have_a_finite_score() -> None:
     batch = batch_of(([6, 6, 6], [[0.0, 0, 0], [0.0, 0, 0], [4.0, 0, 0]]))
-    assert bool(torch.isfinite(score(Cohesion(), batch, 0.1)).all())
+    assert bool(torch.isfinite(score_of(Cohesion())(batch, 0.1)).all())
 
 
 @given(st.lists(st.integers(1, 8), min_size=1, max_size=4), st.integers(0, 10_000))

@@ -13,7 +13,7 @@ from simgen.density import (
     SimilarityKernel,
     SimilarityScore,
     clip_score,
-    score,
+    score_of,
 )
 from simgen.errors import InputError
 from simgen.graph import Layout, molecule_pairs
@@ -191,7 +191,7 @@ def test_score_works_without_gradients_enabled() -> None:
     expected = make_kernel().score(batch, 0.5)
     with torch.no_grad():
         torch.testing.assert_close(make_kernel().score(batch, 0.5), expected)
-        assert score(Repulsion(), batch, 0.5).abs().max() > 0
+        assert score_of(Repulsion())(batch, 0.5).abs().max() > 0
 
 
 def test_chunks_change_nothing() -> None:
@@ -304,15 +304,16 @@ def test_repulsion_gradient() -> None:
     (gradient,) = torch.autograd.grad(
         repulsion.log_prob(batch.replace(positions=positions), 1.0).sum(), positions
     )
-    torch.testing.assert_close(score(repulsion, batch, 1.0), gradient)
-    closest = score(repulsion, MoleculeBatch.from_arrays([([6, 6], [[0, 0, 0], [0.1, 0, 0]])]), 1.0)
+    torch.testing.assert_close(score_of(repulsion)(batch, 1.0), gradient)
+    near = MoleculeBatch.from_arrays([([6, 6], [[0, 0, 0], [0.1, 0, 0]])])
+    closest = score_of(repulsion)(near, 1.0)
     assert closest[0, 0] == pytest.approx(-8 / 3 * math.exp(-0.8))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_coinciding_atoms_have_no_repulsion_but_a_finite_score(dtype: torch.dtype) -> None:
     batch = MoleculeBatch.from_arrays([([6, 6, 6], np.zeros((3, 3)))], dtype=dtype)
-    assert torch.equal(score(Repulsion(), batch, 1.0), torch.zeros(3, 3, dtype=dtype))
+    assert torch.equal(score_of(Repulsion())(batch, 1.0), torch.zeros(3, 3, dtype=dtype))
     assert Repulsion().log_prob(batch, 1.0).item() == pytest.approx(-1.0)
 
 
@@ -329,7 +330,7 @@ def test_only_similarity_is_clipped_and_everything_adds_up() -> None:
     total = SimilarityScore(kernel, [Repulsion(), prior])
     similarity = kernel.score(batch, 0.5)
     assert similarity.norm(dim=1).max() > MAX_SCORE
-    expected = clip_score(similarity) + score(Repulsion(), batch, 0.5) + prior.score(batch, 0.5)
+    expected = clip_score(similarity) + score_of(Repulsion())(batch, 0.5) + prior.score(batch, 0.5)
     torch.testing.assert_close(total(batch, 0.5), expected)
     torch.testing.assert_close(total.atom_energies(batch, 0.5), kernel.atom_energies(batch, 0.5))
 
@@ -338,9 +339,9 @@ def test_a_score_of_its_own_goes_before_automatic_differentiation() -> None:
     batch = random_batch([5])
     points = torch.tensor([[0.0, 0, 0], [2.0, 0, 0]])
     published = PointCloud(points, form=PriorForm.PUBLISHED)
-    torch.testing.assert_close(score(published, batch, 0.5), published.score(batch, 0.5))
+    torch.testing.assert_close(score_of(published)(batch, 0.5), published.score(batch, 0.5))
     assert not torch.allclose(
-        score(published, batch, 0.5), score(PointCloud(points), batch, 0.5), atol=1e-3
+        score_of(published)(batch, 0.5), score_of(PointCloud(points))(batch, 0.5), atol=1e-3
     )
 
 

@@ -1,5 +1,6 @@
 import math
 from collections import Counter
+from collections.abc import Callable
 from itertools import permutations
 
 import numpy as np
@@ -372,18 +373,19 @@ def test_what_depends_on_the_batch_is_evaluated_apart(
     """What is said not to depend on it is evaluated once for all molecules."""
     score, dtype = similarity
     calls: Counter[type] = Counter()
-    for part in (score.kernel, *score.terms):
 
-        def count(
-            self: object, batch: MoleculeBatch, sigma: float, kind: type = type(part)
-        ) -> Tensor:
+    def count(kind: type) -> Callable[[object, MoleculeBatch, float], Tensor]:
+        def score(self: object, batch: MoleculeBatch, sigma: float) -> Tensor:
             calls[kind] += 1
             return torch.zeros_like(batch.positions)
 
-        monkeypatch.setattr(type(part), "score", count)
+        return score
+
+    for kind in map(type, (score.kernel, *score.terms)):
+        monkeypatch.setattr(kind, "score", count(kind))
     batch, _ = molecules([3, 4])
     batch = batch.to(dtype=dtype)
-    score.in_families(Families(batch, 1))(batch, 0.1)
+    score.in_families(batch, Families(batch, 1))(batch, 0.1)
     n = 1 if score.kernel.is_batch_invariant(batch) else 2
     assert calls == {SimilarityKernel: n, Repulsion: n, Cohesion: n, Gaussian: 1, PointCloud: 2}
 

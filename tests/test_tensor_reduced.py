@@ -13,7 +13,7 @@ from physics import random_batch, random_rotation
 from torch import Tensor
 
 from simgen.benchmarks import descriptors as benchmark
-from simgen.density import ReferenceEnvironments, SimilarityKernel, score
+from simgen.density import ReferenceEnvironments, SimilarityKernel, score_of
 from simgen.descriptors import linearise
 from simgen.descriptors.calibrated import STIFFNESS, Calibrated, mean_stiffness
 from simgen.descriptors.force_field import MIN_DISTANCE, ForceFieldDescriptor
@@ -463,7 +463,7 @@ def test_calibrated_gradients() -> None:
             return kernel.log_prob(batch, sigma)
 
     jittered = batch.replace(positions=batch.positions + 0.05 * batch.positions.sin())
-    expected = score(ByAutograd(), jittered, 0.3)
+    expected = score_of(ByAutograd())(jittered, 0.3)
     assert expected.abs().max() > 0.1
     torch.testing.assert_close(kernel.score(jittered, 0.3), expected)
 

@@ -47,8 +47,9 @@ _ATOMS_PER_HEAVY_ATOM = 2.5
 _COPIES = 4
 """How often the features of an edge are held at a time while forces are computed."""
 
-_WORKER_CHUNK = 4
-"""Attempts that a worker process makes at a time."""
+_WORKER_ATOMS = 160
+"""Heavy atoms of the attempts that a worker process makes at a time: enough to share the calls of
+torch, and few enough that little is lost where a run is interrupted."""
 
 _REPORT_EVERY = 0.2
 """Seconds between looks at what worker processes report."""
@@ -202,7 +203,8 @@ class Run:
         cannot help.
         """
         sizes = self._sizes()
-        size = min(batch_size or _WORKER_CHUNK, -(-len(missing) // n_workers))
+        suited = batch_size or max(1, _WORKER_ATOMS // int(sizes[missing].max()))
+        size = min(suited, -(-len(missing) // n_workers))
         chunks = (missing[i : i + size] for i in range(0, len(missing), size))
         context = worker_context()
         shares: SimpleQueue[tuple[int, float]] = context.SimpleQueue()

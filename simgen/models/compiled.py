@@ -337,7 +337,7 @@ class Products:
     def __init__(self, code: ctypes.CDLL, polynomials: SparsePolynomials, weights: Tensor) -> None:
         self._code = code
         _, self.n_polynomials, self.n_channels = weights.shape
-        self._weights = list(weights.contiguous())
+        self._weights: list[Tensor] = list(weights.contiguous())
         self._programs = _program(polynomials.values), _program(polynomials.gradients)
 
     def weights(self, element: int) -> Tensor:

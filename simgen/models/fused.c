@@ -52,25 +52,25 @@ static inline void store_wide(REAL *p, wide v) { *(loose_wide *)p = v; }
 
 int64_t panel_width(void) { return PANEL; }
 
-/* Products of up to ROWS rows and a panel; rows that are missing are computed like the others. */
-static void multiply_rows(int64_t n_rows, int64_t n_inner, int64_t n_columns, const REAL *a,
-                          int64_t a_row, const REAL *panel, REAL *out, int64_t out_row)
+/* Products of up to ROWS rows and the first columns of a panel; rows that are missing are computed
+ * like the others. As many registers as the columns need, a constant for the compiler. */
+static inline __attribute__((always_inline)) void
+multiply_rows(const int n_wides, int64_t n_rows, int64_t n_inner, int64_t n_columns, const REAL *a,
+              int64_t a_row, const REAL *panel, REAL *out, int64_t out_row)
 {
     const REAL *row[ROWS];
     wide sum[ROWS][3];
     for (int r = 0; r < ROWS; r++) {
         row[r] = a + (r < n_rows ? r : n_rows - 1) * a_row;
-        sum[r][0] = sum[r][1] = sum[r][2] = (wide){0};
+        for (int w = 0; w < n_wides; w++) sum[r][w] = (wide){0};
     }
     for (int64_t k = 0; k < n_inner; k++, panel += PANEL) {
-        const wide b0 = load_wide(panel), b1 = load_wide(panel + WIDE_LANES);
-        const wide b2 = load_wide(panel + 2 * WIDE_LANES);
+        wide b[3];
+        for (int w = 0; w < n_wides; w++) b[w] = load_wide(panel + w * WIDE_LANES);
 #pragma GCC unroll 8
         for (int r = 0; r < ROWS; r++) {
             const wide x = row[r][k] - (wide){0};
-            sum[r][0] += x * b0;
-            sum[r][1] += x * b1;
-            sum[r][2] += x * b2;
+            for (int w = 0; w < n_wides; w++) sum[r][w] += x * b[w];
         }
     }
 #pragma GCC unroll 8
@@ -78,7 +78,7 @@ static void multiply_rows(int64_t n_rows, int64_t n_inner, int64_t n_columns, co
         if (r >= n_rows) break;
         if (n_columns < PANEL) memcpy(out + r * out_row, sum[r], n_columns * sizeof(REAL));
         else
-            for (int k = 0; k < 3; k++) store_wide(out + r * out_row + k * WIDE_LANES, sum[r][k]);
+            for (int w = 0; w < 3; w++) store_wide(out + r * out_row + w * WIDE_LANES, sum[r][w]);
     }
 }
 
@@ -86,10 +86,16 @@ static void multiply(int64_t n_rows, int64_t n_inner, int64_t n_columns, const R
                      int64_t a_row, const REAL *panels, REAL *out, int64_t out_row)
 {
     for (int64_t c = 0; c < n_columns; c += PANEL)
-        for (int64_t i = 0; i < n_rows; i += ROWS)
-            multiply_rows(n_rows - i < ROWS ? n_rows - i : ROWS, n_inner, n_columns - c,
-                          a + i * a_row, a_row, panels + c * n_inner, out + i * out_row + c,
-                          out_row);
+        for (int64_t i = 0; i < n_rows; i += ROWS) {
+            const int64_t n = n_rows - i < ROWS ? n_rows - i : ROWS, left = n_columns - c;
+            const REAL *rows = a + i * a_row, *panel = panels + c * n_inner;
+            REAL *to = out + i * out_row + c;
+            if (left <= WIDE_LANES)
+                multiply_rows(1, n, n_inner, left, rows, a_row, panel, to, out_row);
+            else if (left <= 2 * WIDE_LANES)
+                multiply_rows(2, n, n_inner, left, rows, a_row, panel, to, out_row);
+            else multiply_rows(3, n, n_inner, left, rows, a_row, panel, to, out_row);
+        }
 }
 
 /* Products of n_matrices matrices of n_rows rows, and as many others, (n_inner, n_columns), that come
@@ -634,19 +640,21 @@ static void sum_terms(int64_t n_atoms, int64_t n_references, int64_t width, REAL
             sums[i] += total(sum);
             for (int64_t q = 0; mean && n && q < width; q += PANEL) {
                 REAL *m = mean + i * width + q;
-                wide m0 = load_wide(m), m1 = load_wide(m + WIDE_LANES);
-                wide m2 = load_wide(m + 2 * WIDE_LANES);
+                wide even[3] = {{0}}, odd[3] = {{0}}; /* sums of their own do not wait */
                 for (int64_t group = 0; group < n; group++)
-                    for (int k = 0; k < LANES; k++) {
-                        const REAL *b = row[group] + k * width + q;
+                    for (int k = 0; k < LANES; k += 2) {
+                        const REAL *b = row[group] + k * width + q, *c = b + width;
                         const wide w = weight[group * LANES + k] - (wide){0};
-                        m0 += w * load_wide(b);
-                        m1 += w * load_wide(b + WIDE_LANES);
-                        m2 += w * load_wide(b + 2 * WIDE_LANES);
+                        const wide v = weight[group * LANES + k + 1] - (wide){0};
+                        for (int part = 0; part < 3; part++) {
+                            even[part] += w * load_wide(b + part * WIDE_LANES);
+                            odd[part] += v * load_wide(c + part * WIDE_LANES);
+                        }
                     }
-                store_wide(m, m0);
-                store_wide(m + WIDE_LANES, m1);
-                store_wide(m + 2 * WIDE_LANES, m2);
+                for (int part = 0; part < 3; part++) {
+                    REAL *to = m + part * WIDE_LANES;
+                    store_wide(to, load_wide(to) + even[part] + odd[part]);
+                }
             }
         }
     }
@@ -712,6 +720,9 @@ static inline REAL between(const REAL *x, const REAL *y, double smallest, REAL *
     return sqrt(square > least ? square : least);
 }
 
+/* e^-40 is less than what double precision resolves. */
+enum { NOTHING = 40 };
+
 /* Score of E = strength * sum over pairs of exp(-decay * r): see density.py, Repulsion.
  *
  * positions: (n_atoms, 3), senders: (n_atoms, n_slots), the atom itself in slots left over.
@@ -726,6 +737,7 @@ void repulsion(int64_t n_atoms, int64_t n_slots, const REAL *positions, const in
             if (j <= i) continue; /* each pair comes twice */
             REAL d[3];
             const REAL r = between(positions + 3 * i, positions + 3 * j, smallest, d);
+            if (decay * r > NOTHING) continue;
             const REAL force = strength * decay * exp(-decay * r) / r;
             for (int k = 0; k < 3; k++) {
                 score[3 * i + k] += force * d[k];

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from simgen.molecules import MoleculeBatch
 from simgen.priors.base import (
     START_SPREAD,
     AtomPrior,
@@ -113,7 +114,8 @@ class Gaussian(AtomPrior):
         """Minus the gradient of the energy: (n, 3) -> (n, 3)."""
         rows = (-self.strength * self._precision).to(positions)
         # Written out: how a matrix product rounds depends on the number of positions.
-        forces: Tensor = sum(positions[:, k, None] * rows[k] for k in range(3))
+        x, y, z = positions[:, :, None].unbind(1)
+        forces: Tensor = x * rows[0] + y * rows[1] + z * rows[2]
         return forces
 
     def is_batch_invariant(self, batch: MoleculeBatch) -> bool:
