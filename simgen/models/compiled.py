@@ -227,12 +227,13 @@ class Geometry:
         self._n_elements = n_elements
         self._r_max, self._smallest, self._floor = r_max, smallest, floor
         self._n_harmonics = len(slopes)
-        # Terms of the derivatives: harmonic, axis, the harmonic it is a multiple of, degree.
-        table = slopes.view(len(slopes), 3, len(slopes)).to(torch.float64)
-        found = torch.nonzero(table.permute(2, 1, 0))
-        degree = found[:, :1].double().sqrt().floor().long()
-        self._terms = torch.cat([found, degree], 1).to(torch.int32).contiguous()
-        self._values = table.permute(2, 1, 0)[tuple(found.T)].contiguous()
+        # Terms of the derivatives: harmonic, axis, the harmonic it is a multiple of.
+        table = slopes.view(len(slopes), 3, len(slopes)).permute(2, 1, 0)
+        found = torch.nonzero(table)
+        degree = found[:, 0].double().sqrt().floor()
+        self._terms = found.to(torch.int32).contiguous()
+        self._values = table[tuple(found.T)].contiguous()
+        self._shares = (self._values / degree).to(slopes)
 
     def __call__(self, positions: Tensor, element: Tensor, senders: Tensor) -> Edges:
         """Find the neighbours among ``senders``, (n_atoms, n_slots), of atoms."""
@@ -248,7 +249,7 @@ class Geometry:
             *(n_atoms, n_slots, self._n_elements),
             *(positions.data_ptr(), senders.data_ptr(), element.data_ptr()),
             *(self._r_max, self._floor),
-            *(d, len(self._terms), self._terms.data_ptr(), self._values.data_ptr()),
+            *(d, len(self._terms), self._terms.data_ptr(), self._shares.data_ptr()),
             *(place.data_ptr(), order.data_ptr(), sorted_element.data_ptr()),
             *(counts.data_ptr(), first.data_ptr(), sender.data_ptr()),
             *(distance.data_ptr(), inverse.data_ptr()),

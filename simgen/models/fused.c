@@ -119,11 +119,11 @@ void matrix_products(int64_t n_matrices, int64_t n_rows, int64_t n_inner, int64_
  * positions: (n_atoms, 3), senders: (n_atoms, n_slots), the atom itself in slots left over.
  * Out: order and sorted elements (n_atoms), counts of the elements, first (n_atoms + 1); of each
  * edge the sender, its distance, the inverse of it or of floor where it is shorter, direction (3),
- * and harmonics: Y_i is the sum of value * x_axis Y_j / l over the terms of i (Euler's theorem).
- * Returns the number of edges. */
+ * and harmonics: Y_i is the sum of share * x_axis Y_j over the terms (i, axis, j), the share being a
+ * slope over the degree (Euler's theorem). Returns the number of edges. */
 int64_t find_edges(int64_t n_atoms, int64_t n_slots, int64_t n_elements, const REAL *positions,
                    const int64_t *senders, const int64_t *element, double r_max, double floor,
-                   int64_t n_harmonics, int64_t n_terms, const int32_t *terms, const double *values,
+                   int64_t n_harmonics, int64_t n_terms, const int32_t *terms, const REAL *shares,
                    int64_t *place, int64_t *order, int64_t *sorted, int64_t *counts,
                    int64_t *first, int32_t *sender, REAL *distance, REAL *inverse, REAL *direction,
                    REAL *harmonics)
@@ -140,33 +140,44 @@ int64_t find_edges(int64_t n_atoms, int64_t n_slots, int64_t n_elements, const R
                     order[n++] = i;
                 }
     int64_t edge = 0;
+    int32_t near[n_slots + 1], next[n_elements];
+    REAL length[n_slots + 1];
     for (int64_t row = 0; row < n_atoms; row++) {
         const int64_t i = order[row];
         const REAL *x = positions + 3 * i;
         first[row] = edge;
-        for (int64_t e = 0; e < n_elements; e++) {
-            if (!counts[e]) continue;
-            for (int64_t s = 0; s < n_slots; s++) {
-                const int64_t j = senders[i * n_slots + s];
-                if (element[j] != e) continue;
-                const REAL *y = positions + 3 * j;
-                const REAL v[3] = {x[0] - y[0], x[1] - y[1], x[2] - y[2]};
-                const REAL r = sqrt(v[0] * v[0] + v[1] * v[1] + v[2] * v[2]);
-                if (j == i || !(r < (REAL)r_max)) continue;
-                const REAL over = 1 / (r > (REAL)floor ? r : (REAL)floor);
-                REAL *u = direction + 3 * edge, *h = harmonics + n_harmonics * edge;
-                for (int a = 0; a < 3; a++) u[a] = v[a] * over;
-                memset(h, 0, n_harmonics * sizeof *h);
-                h[0] = 1;
-                for (int64_t t = 0; t < n_terms; t++)
-                    h[terms[4 * t]] += (REAL)(values[t] / terms[4 * t + 3]) * u[terms[4 * t + 1]]
-                                       * h[terms[4 * t + 2]];
-                sender[edge] = (int32_t)place[j];
-                distance[edge] = r;
-                inverse[edge] = over;
-                edge++;
-            }
+        int64_t n_near = 0;
+        memset(next, 0, sizeof next);
+        for (int64_t s = 0; s < n_slots; s++) {
+            const int64_t j = senders[i * n_slots + s];
+            const REAL *y = positions + 3 * j;
+            const REAL v[3] = {x[0] - y[0], x[1] - y[1], x[2] - y[2]};
+            const REAL r = sqrt(v[0] * v[0] + v[1] * v[1] + v[2] * v[2]);
+            if (j == i || !(r < (REAL)r_max)) continue;
+            near[n_near] = (int32_t)j;
+            length[n_near++] = r;
+            next[element[j]]++;
         }
+        for (int64_t e = 0, begin = 0; e < n_elements; e++) {
+            const int64_t number = next[e];
+            next[e] = (int32_t)begin;
+            begin += number;
+        }
+        for (int64_t k = 0; k < n_near; k++) {
+            const int64_t j = near[k], at = edge + next[element[j]]++;
+            const REAL *y = positions + 3 * j;
+            const REAL over = 1 / (length[k] > (REAL)floor ? length[k] : (REAL)floor);
+            REAL *u = direction + 3 * at, *h = harmonics + n_harmonics * at;
+            for (int a = 0; a < 3; a++) u[a] = (x[a] - y[a]) * over;
+            memset(h, 0, n_harmonics * sizeof *h);
+            h[0] = 1;
+            for (int64_t t = 0; t < n_terms; t++)
+                h[terms[3 * t]] += shares[t] * u[terms[3 * t + 1]] * h[terms[3 * t + 2]];
+            sender[at] = (int32_t)place[j];
+            distance[at] = length[k];
+            inverse[at] = over;
+        }
+        edge += n_near;
     }
     first[n_atoms] = edge;
     return edge;
@@ -349,7 +360,7 @@ void along_edges(int64_t n_edges, int64_t width, const REAL *by_phi, const REAL 
 /* Gradient with respect to the positions, (n_atoms, 3), in the order of the batch; see
  * _Geometry.pullback. */
 void geometry_pullback(int64_t n_atoms, int64_t n_harmonics, int64_t n_terms, const int32_t *terms,
-                       const double *values, double smallest, double floor, const int64_t *order,
+                       const REAL *slopes, double smallest, double floor, const int64_t *order,
                        const int64_t *first, const int32_t *sender, const REAL *distance,
                        const REAL *inverse, const REAL *direction, const REAL *harmonics,
                        const REAL *by_distance, const REAL *by_harmonics, REAL *gradient)
@@ -362,7 +373,7 @@ void geometry_pullback(int64_t n_atoms, int64_t n_harmonics, int64_t n_terms, co
             const REAL *by_h = by_harmonics + n_harmonics * e;
             REAL by_u[3] = {0}, along = 0;
             for (int64_t t = 0; t < n_terms; t++)
-                by_u[terms[4 * t + 1]] += (REAL)values[t] * h[terms[4 * t + 2]] * by_h[terms[4 * t]];
+                by_u[terms[3 * t + 1]] += slopes[t] * h[terms[3 * t + 2]] * by_h[terms[3 * t]];
             if (distance[e] >= (REAL)floor)
                 along = (by_u[0] * u[0] + by_u[1] * u[1] + by_u[2] * u[2]) * inverse[e];
             const REAL radial = (distance[e] >= (REAL)smallest ? by_distance[e] : 0) - along;
