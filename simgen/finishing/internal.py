@@ -41,6 +41,8 @@ STRAIGHT = math.cos(math.radians(162.0))
 """Angles with a smaller cosine are taken to be straight, and have no torsions."""
 STEEPEST = 10.0
 """In 1/A; larger derivatives are those of torsions and angles of atoms in line or on each other."""
+WHOLE_REGISTERS = 64
+"""A multiple of the numbers that any processor works on at a time."""
 STRETCH, BEND, FOLD, TWIST, DOUBLE = 30.0, 4.0, 3.0, 0.3, 9.0
 """The numbers of the table above."""
 
@@ -53,7 +55,7 @@ def length(x: Tensor) -> Tensor:
 def angle(x: Tensor) -> Tensor:
     """Angle at the second of three atoms: (n, 3, 3) -> (n,), radian."""
     a, b = x[:, 0] - x[:, 1], x[:, 2] - x[:, 1]
-    return torch.atan2(torch.linalg.vector_norm(torch.linalg.cross(a, b), dim=1), (a * b).sum(1))
+    return _polar((a * b).sum(1), torch.linalg.vector_norm(torch.linalg.cross(a, b), dim=1))
 
 
 def bow(x: Tensor) -> Tensor:
@@ -72,7 +74,18 @@ def torsion(x: Tensor) -> Tensor:
     """Torsion angle of four atoms (IUPAC's sign): (n, 4, 3) -> (n,), radian."""
     a, b, c = (x[:, 1:] - x[:, :-1]).unbind(1)
     n, m = torch.linalg.cross(a, b), torch.linalg.cross(b, c)
-    return torch.atan2(torch.linalg.vector_norm(b, dim=1) * (a * m).sum(1), (n * m).sum(1))
+    return _polar((n * m).sum(1), torch.linalg.vector_norm(b, dim=1) * (a * m).sum(1))
+
+
+def _polar(x: Tensor, y: Tensor) -> Tensor:
+    """Angle of points of a plane, (n,): radian.
+
+    Those that fill no vector register round differently: with zeros after them there are none, and
+    a molecule is the same in any batch.
+    """
+    n, missing = len(x), -len(x) % WHOLE_REGISTERS
+    x, y = (torch.nn.functional.pad(values, (0, missing)) for values in (x, y))
+    return torch.atan2(y, x)[:n]
 
 
 def _bow_along(axis: int) -> Callable[[Tensor], Tensor]:

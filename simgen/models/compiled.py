@@ -15,7 +15,7 @@ import platform
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import accumulate, pairwise, starmap
@@ -631,3 +631,47 @@ class CompiledNetwork:
             return self._geometry.pullback(gradients, edges)
 
         return edges, invariants, pullback
+
+
+class Readout:
+    """Energy of each atom before scale and shift, with its derivatives.
+
+    Parameters
+    ----------
+    code : ctypes.CDLL
+        What :func:`library` returns.
+    linear : mapping of int to Tensor, shape (n_channels,)
+        Weights of the layers that are read as they are.
+    gated : (Tensor, Tensor), optional
+        Weights of hidden units, (n_channels, width), that read the last layer, and of what they
+        say, (width,).
+    """
+
+    def __init__(
+        self,
+        code: ctypes.CDLL,
+        linear: Mapping[int, Tensor],
+        gated: tuple[Tensor, Tensor] | None,
+    ) -> None:
+        self._linear = [(layer, Matrices(code, w[None, :, None]), w) for layer, w in linear.items()]
+        self._gated = None
+        if gated is not None:
+            hidden, out = gated
+            maps = (Matrices(code, w[None]) for w in (hidden, out[:, None], hidden.T))
+            self._gated = (*maps, out)
+
+    def __call__(self, invariants: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
+        """Evaluate invariants of each layer, (n_atoms, n_channels): (n_atoms,), and derivatives."""
+        readout = invariants[0].new_zeros(len(invariants[0]))
+        gradients = [torch.zeros_like(x) for x in invariants]
+        for layer, map_out, weights in self._linear:
+            readout += map_out(invariants[layer]).squeeze(1)
+            gradients[layer] += weights
+        if self._gated is not None:
+            into, map_out, back, out = self._gated
+            x = into(invariants[-1])
+            # Not torch.sigmoid, which rounds what is at the end of a batch differently.
+            gate = 1 / (1 + torch.exp(-x))
+            readout += map_out(x * gate).squeeze(1)
+            gradients[-1] += back(out * gate * (1 + x * (1 - gate)))
+        return readout, gradients

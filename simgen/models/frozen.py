@@ -52,12 +52,14 @@ from simgen.models.compiled import (
     FirstLayer,
     Geometry,
     Products,
+    Readout,
     ScalarLayer,
     Splines,
     library_for,
 )
 from simgen.models.network import DIRECTION_EPS, Features, ForceField, Layer
 from simgen.models.product import symmetric_polynomials
+from simgen.models.radial import SILU_NORM
 from simgen.models.spline import RadialTable
 from simgen.molecules import MoleculeBatch
 
@@ -308,6 +310,9 @@ class _MessageBasis:
         return geometry.per_element(x, [w.expand(len(x), -1, -1) for w in weights])
 
 
+ReadoutFunction = Callable[[list[Tensor]], tuple[Tensor, list[Tensor]]]
+"""From invariants of each layer to what they say of an atom's energy, and its derivatives."""
+
 LayerPullback = Callable[[Features], tuple[Features, EdgeGradients]]
 """From gradients with respect to new features to those with respect to the old, and of edges."""
 
@@ -464,7 +469,11 @@ class FrozenForceField:
                 for i in range(n_layers)
             ]
         self._slopes = harmonic_slopes(config.l_max).to(self.device, self.dtype)
-        self._compiled = self._compile()
+        self._compiled: CompiledNetwork | None = None
+        self._readout: ReadoutFunction = self._differentiated_readout
+        code = library_for(self._slopes)
+        if code is not None and all(layer.is_plain for layer in self._layers):
+            self._compile(code)
 
     @property
     def _floor(self) -> float:
@@ -475,16 +484,24 @@ class FrozenForceField:
         """Whether its invariants are the same, bit for bit, in any batch: with compiled loops."""
         return self._compiled is not None
 
-    def _compile(self) -> CompiledNetwork | None:
-        """Hand the weights over to compiled loops, where they fit this network and the machine."""
-        code = library_for(self._slopes)
-        if code is None or not all(layer.is_plain for layer in self._layers):
-            return None
-        smallest = self._min_distance or 0.0
+    def _compile(self, code: ctypes.CDLL) -> None:
+        """Hand the weights over to compiled loops."""
+        smallest, model, config = self._min_distance or 0.0, self.model, self.model.config
         geometry = Geometry(
-            code, self._slopes, len(self.model.elements), self.model.r_max, smallest, self._floor
+            code, self._slopes, len(model.elements), model.r_max, smallest, self._floor
         )
-        return CompiledNetwork(geometry, [layer.compiled(code, smallest) for layer in self._layers])
+        layers = [layer.compiled(code, smallest) for layer in self._layers]
+        self._compiled = CompiledNetwork(geometry, layers)
+        if len(layers) < config.n_layers:
+            return  # no energies
+        scale, gated = 1 / math.sqrt(config.n_channels), None
+        first = 0 if config.readouts == "all" else config.n_layers - 1
+        with torch.no_grad():
+            linear = {first + k: w * scale for k, w in enumerate(model.readouts)}
+            if width := config.readout_width:
+                units = model.readout_out * (SILU_NORM / math.sqrt(width))
+                gated = (model.readout_hidden * scale, units)
+        self._readout = Readout(code, linear, gated)
 
     def linearise(self, batch: MoleculeBatch) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
         """Evaluate the invariants together with the transpose of their Jacobian.
@@ -528,17 +545,22 @@ class FrozenForceField:
         for chunk in self._layout.chunks(batch):
             with torch.no_grad():
                 geometry, invariants, pullback = self._evaluate(chunk.of(batch), chunk)
-            leaves = [x.requires_grad_() for x in invariants]
-            molecule_idx = chunk.molecule_idx[geometry.order]
-            with torch.enable_grad():
+                readout, gradients = self._readout(invariants)
+                molecule_idx = chunk.molecule_idx[geometry.order]
                 energy = self.model.sum_energies(
-                    leaves, geometry.element, molecule_idx, chunk.n_molecules
+                    readout, geometry.element, molecule_idx, chunk.n_molecules
                 )
-                gradients = torch.autograd.grad(energy.sum(), leaves)
-            energies.append(energy.detach())
-            with torch.no_grad():
-                forces.append(-pullback(list(gradients)))
+                energies.append(energy)
+                forces.append(-pullback([self.model.scale * g for g in gradients]))
         return torch.cat(energies), torch.cat(forces)
+
+    def _differentiated_readout(self, invariants: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
+        """Readout of each atom, and its derivatives with respect to the invariants."""
+        leaves = [x.requires_grad_() for x in invariants]
+        with torch.enable_grad():
+            readout = self.model.readout(leaves)
+            gradients = torch.autograd.grad(readout.sum(), leaves, materialize_grads=True)
+        return readout.detach(), list(gradients)
 
     def _evaluate(
         self, batch: MoleculeBatch, chunk: Chunk

@@ -407,7 +407,8 @@ class ForceField(nn.Module):
         invariants = self._invariants(graph, self.config.n_layers)
         molecule_idx = batch.molecule_idx[graph.order]
         n_molecules = batch.n_molecules
-        energies = self.sum_energies(invariants, graph.element, molecule_idx, n_molecules)
+        readout = self.readout(invariants)
+        energies = self.sum_energies(readout, graph.element, molecule_idx, n_molecules)
         if self.repulsion is None:
             return energies
         repulsion = self.repulsion(graph.distances, graph.element[graph.edges])
@@ -415,14 +416,14 @@ class ForceField(nn.Module):
         return energies.index_add(0, molecule_idx[graph.edges[0]], self.scale * repulsion)
 
     def sum_energies(
-        self, invariants: list[Tensor], element: Tensor, molecule_idx: Tensor, n_molecules: int
+        self, readout: Tensor, element: Tensor, molecule_idx: Tensor, n_molecules: int
     ) -> Tensor:
-        """Energies in eV, (n_molecules,), from the invariants of each layer.
+        """Energies in eV, (n_molecules,), from the readout of each atom, (n_atoms,).
 
         ``element`` is the place of each atom's element among those of the network. Pairs add
         theirs to these.
         """
-        per_atom = self.scale * self._readout(invariants) + self.shift
+        per_atom = self.scale * readout + self.shift
         zeros = per_atom.new_zeros(n_molecules)
         interaction = zeros.index_add(0, molecule_idx, per_atom)
         return interaction + zeros.index_add(0, molecule_idx, self.atomic_energies[element])
@@ -470,8 +471,8 @@ class ForceField(nn.Module):
             invariants.append(features[0][0])
         return invariants
 
-    def _readout(self, invariants: list[Tensor]) -> Tensor:
-        """Energy of each atom before scale and shift, shape (n_atoms,)."""
+    def readout(self, invariants: list[Tensor]) -> Tensor:
+        """Energy of each atom before scale and shift, (n_atoms,), from invariants of each layer."""
         scale = 1 / math.sqrt(self.config.n_channels)
         if self.config.readouts == "last":
             invariants = invariants[-1:]
