@@ -654,11 +654,13 @@ class Readout:
         gated: tuple[Tensor, Tensor] | None,
     ) -> None:
         self._linear = [(layer, Matrices(code, w[None, :, None]), w) for layer, w in linear.items()]
-        self._gated = None
+        self._gated: tuple[Matrices, Matrices, Matrices, Tensor] | None = None
         if gated is not None:
             hidden, out = gated
-            maps = (Matrices(code, w[None]) for w in (hidden, out[:, None], hidden.T))
-            self._gated = (*maps, out)
+            into, map_out, back = (
+                Matrices(code, w[None]) for w in (hidden, out[:, None], hidden.T)
+            )
+            self._gated = into, map_out, back, out
 
     def __call__(self, invariants: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
         """Evaluate invariants of each layer, (n_atoms, n_channels): (n_atoms,), and derivatives."""
