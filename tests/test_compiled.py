@@ -236,6 +236,26 @@ def test_it_is_compiled_once(fresh: Path) -> None:
     assert built.stat().st_mtime_ns == before
 
 
+def test_processors_with_narrow_registers(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compiled, "FLAGS", (*compiled.FLAGS, "-mno-avx512f"))
+    code = library(torch.float32)
+    if code is None:
+        pytest.skip("another kind of processor")
+    assert code.panel_width() == 24
+    model = ForceField(CONFIGS["residual"], scale=3.0, seed=1).requires_grad_(False)
+    batch = random_batch((1, 6, 8), dtype=torch.float32)
+    energies, forces = FrozenForceField(model).energy_and_forces(batch)
+    expected, expected_forces = model.energy_and_forces(batch)
+    torch.testing.assert_close(energies, expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(forces, expected_forces, rtol=1e-4, atol=1e-4)
+    a, b = torch.randn(2, 50, 41, generator=torch.Generator().manual_seed(0)).unbind(0)
+    precision = torch.full((50,), 0.1)
+    log_k, gradient = References(b).log_kernel(a, precision)
+    expected, slopes = log_kernel(a, extend(b), precision, with_gradient=True)
+    torch.testing.assert_close(log_k, expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(gradient, slopes, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("compiler", [None, "/bin/false", "/nowhere/cc"])
 def test_without_a_compiler_torch_does_it(
     fresh: Path, monkeypatch: pytest.MonkeyPatch, compiler: str | None

@@ -17,7 +17,7 @@ import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from itertools import accumulate, pairwise, starmap
 from pathlib import Path
 
@@ -32,6 +32,8 @@ FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-std=gnu11", "-w", "-shared
 REAL = {torch.float32: "float", torch.float64: "double"}
 LANES = {torch.float32: 8, torch.float64: 4}
 """Numbers of a vector register; rows that C reads are padded to a multiple."""
+MAPS_AT_HAND = 64
+"""Sets of elements that occur together whose maps are kept, those used last."""
 MAX_L = 3
 """Highest degree of harmonics that ``fused.c`` has room for."""
 
@@ -40,12 +42,11 @@ _SIGNATURES = {
     # i: integer, r: real number, everything else: array
     "find_edges": "iii aaa rr ii aa aaaaa aaaa a",
     "splines": "i a rrr ii aa aa",
-    "first_layer": "iiiiiii aaa aaa aa aaa",
-    "first_layer_pullback": "iiiiiii aaa aaa aaa aaa aa",
+    "first_layer": "iiiiiii aaaa aaa aa aaa",
+    "first_layer_pullback": "iiiiiii aaaa aaa aaa aaa aa",
     "first_layer_workspace": "iii",
-    "messages": "iii aa aaa a",
-    "messages_pullback": "iii aa aaa a aaa",
-    "along_edges": "ii aa a",
+    "messages": "iiii aa aaaa aa",
+    "messages_pullback": "iiii aa aaaaa aa aaa aaa",
     "geometry_pullback": "iii aa rr aaa aaaa aa a",
     "products": "iiii aa i aa a",
     "products_pullback": "iiii aa i aa a i a",
@@ -433,6 +434,32 @@ class CompiledLayer:
         return by_basis
 
 
+class _Maps:
+    """Maps of the first layer for some elements, where ``fused.c`` finds them.
+
+    Attributes
+    ----------
+    addresses : Tensor, shape (n_present, 3), int64
+        For each element those of the panels of its maps, of their transposes, and of the weights
+        of its products.
+    """
+
+    def __init__(
+        self,
+        code: ctypes.CDLL,
+        present: tuple[int, ...],
+        weights: list[Tensor],
+        products: Products,
+    ) -> None:
+        self._kept = [(Matrices(code, v).panels, Matrices(code, v.mT).panels) for v in weights]
+        self.addresses = torch.tensor(
+            [
+                (into.data_ptr(), back.data_ptr(), products.weights(element).data_ptr())
+                for element, (into, back) in zip(present, self._kept, strict=True)
+            ]
+        )
+
+
 class FirstLayer(CompiledLayer):
     """The first layer, with moments; see :mod:`simgen.models.frozen`.
 
@@ -458,24 +485,16 @@ class FirstLayer(CompiledLayer):
     ) -> None:
         super().__init__(code, splines, products, linear)
         self._n_basis, self._kept = n_basis, kept
-        self._maps = cache(
-            lambda present: [(Matrices(code, v), Matrices(code, v.mT)) for v in weights(present)]
+        self._maps = lru_cache(MAPS_AT_HAND)(
+            lambda present: _Maps(code, present, weights(present), products)
         )
 
     def __call__(self, scalars: Tensor | None, edges: Edges) -> tuple[Tensor, LayerPullback]:
         """Evaluate the layer; returns the scalars, (n_atoms, n_channels), of sorted atoms."""
         (phi, slope), d = self._splines(edges.distance), edges.harmonics.shape[1]
         n_atoms, n_present = len(edges.order), len(edges.present)
-        n_channels = self._products.n_channels
-        # Arrays of structs: the elements that are present.
-        present = torch.tensor(
-            [
-                (n, *(m.panels.data_ptr() for m in maps), self._products.weights(e).data_ptr())
-                for e, n, maps in zip(
-                    edges.present, edges.n_of_present, self._maps(edges.present), strict=True
-                )
-            ]
-        )
+        n_channels, maps = self._products.n_channels, self._maps(edges.present)
+        n_of_present = torch.tensor(edges.n_of_present)
         sizes = (n_atoms, d, n_present, self._n_basis, self._splines.width, n_channels)
         graph = (edges.first.data_ptr(), edges.sender.data_ptr(), edges.column.data_ptr())
         values = (edges.harmonics.data_ptr(), phi.data_ptr())
@@ -483,7 +502,8 @@ class FirstLayer(CompiledLayer):
         workspace = phi.new_empty(n_workspace)
         basis, products = phi.new_empty(d, n_atoms, n_channels), phi.new_empty(n_atoms, n_channels)
         self._code.first_layer(
-            *(*sizes, self._products.n_polynomials, present.data_ptr()),
+            *(*sizes, self._products.n_polynomials),
+            *(n_of_present.data_ptr(), maps.addresses.data_ptr()),
             *(*self._products.values, *graph, *values),
             *(workspace.data_ptr(), basis.data_ptr(), products.data_ptr()),
         )
@@ -495,7 +515,8 @@ class FirstLayer(CompiledLayer):
             by_products = self._back(by_new)
             by_distance, by_harmonics = gradients
             self._code.first_layer_pullback(
-                *(*sizes, self._products.n_polynomials, present.data_ptr()),
+                *(*sizes, self._products.n_polynomials),
+                *(n_of_present.data_ptr(), maps.addresses.data_ptr()),
                 *(*self._products.gradients, *graph, *values, slope.data_ptr()),
                 *(workspace.data_ptr(), basis.data_ptr(), by_products.data_ptr()),
                 *(by_distance.data_ptr(), by_harmonics.data_ptr()),
@@ -548,14 +569,17 @@ class ScalarLayer(CompiledLayer):
         assert scalars is not None
         (phi, slope), d = self._splines(edges.distance), edges.harmonics.shape[1]
         n_atoms, n_channels = scalars.shape
-        sent, radial = self._up(scalars), self._mixing(phi)
-        arguments = (
-            *(n_atoms, n_channels, self._n_degrees),
-            *(edges.first.data_ptr(), edges.sender.data_ptr()),
-            *(edges.harmonics.data_ptr(), radial.data_ptr(), sent.data_ptr()),
-        )
+        sent, width = self._up(scalars), self._splines.width
+        # Radial functions of the edges of an atom, as many as the atom that has most has.
+        n_most = int(edges.first.diff().max())
+        radial = phi.new_empty(n_most, self._n_degrees * n_channels)
+        sizes = (n_atoms, n_channels, self._n_degrees, width)
+        graph = (edges.first.data_ptr(), edges.sender.data_ptr(), edges.harmonics.data_ptr())
         messages = scalars.new_empty(d, n_atoms, n_channels)
-        self._code.messages(*arguments, messages.data_ptr())
+        self._code.messages(
+            *(*sizes, *graph, phi.data_ptr(), self._mixing.panels.data_ptr()),
+            *(sent.data_ptr(), radial.data_ptr(), messages.data_ptr()),
+        )
         basis = self._mix(messages)
         kept = torch.empty_like(scalars)
         for element, atoms in edges.parts():
@@ -564,16 +588,14 @@ class ScalarLayer(CompiledLayer):
 
         def pullback(by_new: Tensor, gradients: Gradients) -> Tensor:
             by_messages = self._by_mix(self._by_basis(by_new, basis, edges))
-            by_radial, by_sent = torch.empty_like(radial), torch.zeros_like(sent)
-            by_distance, by_harmonics = gradients
+            by_radial, by_phi = torch.empty_like(radial), phi.new_empty(n_most, width)
+            by_sent, (by_distance, by_harmonics) = torch.zeros_like(sent), gradients
             self._code.messages_pullback(
-                *(*arguments, by_messages.data_ptr()),
-                *(by_radial.data_ptr(), by_sent.data_ptr(), by_harmonics.data_ptr()),
-            )
-            by_phi = self._by_mixing(by_radial)
-            self._code.along_edges(
-                *(len(phi), phi.shape[1], by_phi.data_ptr()),
-                *(slope.data_ptr(), by_distance.data_ptr()),
+                *(*sizes, *graph, phi.data_ptr(), slope.data_ptr()),
+                *(self._mixing.panels.data_ptr(), self._by_mixing.panels.data_ptr()),
+                *(sent.data_ptr(), by_messages.data_ptr()),
+                *(radial.data_ptr(), by_radial.data_ptr(), by_phi.data_ptr()),
+                *(by_distance.data_ptr(), by_sent.data_ptr(), by_harmonics.data_ptr()),
             )
             by_kept = torch.empty_like(by_new)
             for element, atoms in edges.parts():

@@ -36,7 +36,7 @@ import ctypes
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from typing import cast
 
 import torch
@@ -47,6 +47,7 @@ from simgen.errors import InputError
 from simgen.graph import Chunk, Layout
 from simgen.models.angular import spherical_harmonics
 from simgen.models.compiled import (
+    MAPS_AT_HAND,
     CompiledNetwork,
     Edges,
     FirstLayer,
@@ -179,19 +180,17 @@ class _FirstBasis:
             folded = torch.einsum("lzqd,lrde->rlzqe", folded, layer.skip.scaled())
         self._folded = folded.to(dtype)
         self._degrees = [ell for ell in range(len(linear)) for _ in range(2 * ell + 1)]
-        self._of_present: dict[tuple[int, ...], list[Tensor]] = {}
+        self._weights_at_hand = lru_cache(MAPS_AT_HAND)(self.weights)
 
     def weights(self, present: tuple[int, ...]) -> list[Tensor]:
         """V of each element that is present, (d, n_present * n_basis, n_channels)."""
-        if present not in self._of_present:
-            folded = self._folded[list(present)][:, self._degrees][:, :, list(present)]
-            self._of_present[present] = list(folded.flatten(2, 3).contiguous())
-        return self._of_present[present]
+        folded = self._folded[list(present)][:, self._degrees][:, :, list(present)]
+        return list(folded.flatten(2, 3).contiguous())
 
     def __call__(
         self, features: Features, phi: Tensor, geometry: _Geometry
     ) -> tuple[Tensor, BasisPullback]:
-        weights = self.weights(geometry.present)
+        weights = self._weights_at_hand(geometry.present)
         place = geometry.element.new_tensor(geometry.present)
         of_sender = (geometry.element[geometry.senders][..., None] == place).to(phi.dtype)
         separate = (of_sender[..., None] * phi[:, :, None]).flatten(2)

@@ -280,42 +280,54 @@ sum_moments_pullback(const int n_harmonics, const edges *g, int64_t stride, cons
     }
 }
 
-/* M_i,lm = sum_j Y_lm R_l h_j: (n_harmonics, n_atoms, n_channels), from radial functions
- * (n_edges, n_degrees, n_channels) and scalars sent, (n_atoms, n_channels). */
-void messages(int64_t n_atoms, int64_t n_channels, int64_t n_degrees, const int64_t *first,
-              const int32_t *sender, const REAL *harmonics, const REAL *radial, const REAL *sent,
-              REAL *out)
+/* M_i,lm = sum_j Y_lm R_l h_j: (n_harmonics, n_atoms, n_channels), from scalars sent h, (n_atoms,
+ * n_channels), and radial functions R, (n_degrees * n_channels), that a matrix, in panels, makes of
+ * the basis functions phi, (n_edges, width). Workspace: radial functions of the edges of an atom. */
+void messages(int64_t n_atoms, int64_t n_channels, int64_t n_degrees, int64_t width,
+              const int64_t *first, const int32_t *sender, const REAL *harmonics, const REAL *phi,
+              const REAL *mixing, const REAL *sent, REAL *radial, REAL *out)
 {
-    const int64_t n_harmonics = n_degrees * n_degrees;
+    const int64_t n_harmonics = n_degrees * n_degrees, n_radial = n_degrees * n_channels;
     memset(out, 0, n_harmonics * n_atoms * n_channels * sizeof *out);
-    for (int64_t i = 0; i < n_atoms; i++)
+    for (int64_t i = 0; i < n_atoms; i++) {
+        multiply(first[i + 1] - first[i], width, n_radial, phi + first[i] * width, width, mixing,
+                 radial, n_radial);
         for (int64_t e = first[i]; e < first[i + 1]; e++) {
             const REAL *s = sent + sender[e] * n_channels, *h = harmonics + e * n_harmonics;
             for (int64_t l = 0, m = 0; l < n_degrees; l++) {
-                const REAL *r = radial + (e * n_degrees + l) * n_channels;
+                const REAL *r = radial + (e - first[i]) * n_radial + l * n_channels;
                 for (; m < (l + 1) * (l + 1); m++) {
                     REAL *o = out + (m * n_atoms + i) * n_channels;
                     for (int64_t c = 0; c < n_channels; c++) o[c] += h[m] * r[c] * s[c];
                 }
             }
         }
+    }
 }
 
-/* From the gradient with respect to the messages to those with respect to radial functions, what
- * is sent (added to), and harmonics (added to). */
-void messages_pullback(int64_t n_atoms, int64_t n_channels, int64_t n_degrees,
+/* From the gradient with respect to the messages to those with respect to distances, what is sent,
+ * and harmonics, all of which are added to; slope: derivatives of phi, mixing_back: the transposed
+ * matrix. Workspace: for the edges of an atom, radial functions, the gradient with respect to them,
+ * and that with respect to phi. */
+void messages_pullback(int64_t n_atoms, int64_t n_channels, int64_t n_degrees, int64_t width,
                        const int64_t *first, const int32_t *sender, const REAL *harmonics,
-                       const REAL *radial, const REAL *sent, const REAL *by_messages,
-                       REAL *by_radial, REAL *by_sent, REAL *by_harmonics)
+                       const REAL *phi, const REAL *slope, const REAL *mixing,
+                       const REAL *mixing_back, const REAL *sent, const REAL *by_messages,
+                       REAL *radial, REAL *by_radial, REAL *by_phi, REAL *by_distance,
+                       REAL *by_sent, REAL *by_harmonics)
 {
-    const int64_t n_harmonics = n_degrees * n_degrees, n_whole = n_channels / LANES * LANES;
-    for (int64_t i = 0; i < n_atoms; i++)
+    const int64_t n_harmonics = n_degrees * n_degrees, n_radial = n_degrees * n_channels;
+    const int64_t n_whole = n_channels / LANES * LANES;
+    for (int64_t i = 0; i < n_atoms; i++) {
+        const int64_t n_edges = first[i + 1] - first[i];
+        multiply(n_edges, width, n_radial, phi + first[i] * width, width, mixing, radial, n_radial);
         for (int64_t e = first[i]; e < first[i + 1]; e++) {
             const REAL *s = sent + sender[e] * n_channels, *h = harmonics + e * n_harmonics;
             REAL *by_s = by_sent + sender[e] * n_channels, *by_h = by_harmonics + e * n_harmonics;
             for (int64_t l = 0; l < n_degrees; l++) {
-                const REAL *r = radial + (e * n_degrees + l) * n_channels;
-                REAL *by_r = by_radial + (e * n_degrees + l) * n_channels;
+                const int64_t row = (e - first[i]) * n_radial + l * n_channels;
+                const REAL *r = radial + row;
+                REAL *by_r = by_radial + row;
                 const int64_t begin = l * l, end = (l + 1) * (l + 1);
                 vec sums[7] = {{0}};
                 for (int64_t c = 0; c < n_whole; c += LANES) {
@@ -342,18 +354,13 @@ void messages_pullback(int64_t n_atoms, int64_t n_channels, int64_t n_degrees,
                 }
             }
         }
-}
-
-/* From the gradient with respect to radial basis functions to that with respect to distances, which
- * is added to; both by_phi and slope are (n_edges, width). */
-void along_edges(int64_t n_edges, int64_t width, const REAL *by_phi, const REAL *slope,
-                 REAL *by_distance)
-{
-    for (int64_t e = 0; e < n_edges; e++) {
-        vec sum = {0};
-        for (int64_t q = e * width; q < (e + 1) * width; q += LANES)
-            sum += load(by_phi + q) * load(slope + q);
-        by_distance[e] += total(sum);
+        multiply(n_edges, n_radial, width, by_radial, n_radial, mixing_back, by_phi, width);
+        for (int64_t e = 0; e < n_edges; e++) {
+            const REAL *by = by_phi + e * width, *d = slope + (first[i] + e) * width;
+            vec along = {0};
+            for (int64_t q = 0; q < width; q += LANES) along += load(by + q) * load(d + q);
+            by_distance[first[i] + e] += total(along);
+        }
     }
 }
 
@@ -486,9 +493,9 @@ void products_pullback(int64_t n_atoms, int64_t n_channels, int64_t n_variables,
         }
 }
 
-/* What the first layer needs to know of one of the elements present; see compiled.py. */
+/* What the first layer needs to know of an element: panels of the maps, (n_present * n_basis,
+ * n_channels), of each harmonic, of their transposes, and weights as products() has them. */
 typedef struct {
-    int64_t n_atoms;
     const REAL *maps, *maps_back, *weights;
 } element_data;
 
@@ -502,11 +509,11 @@ int64_t first_layer_workspace(int64_t n_harmonics, int64_t n_columns, int64_t n_
 /* Atomic basis, (n_harmonics, n_atoms, n_channels), and its products, (n_atoms, n_channels), of
  * atoms that are sorted by element, some at a time, so that what is between stays in the cache.
  *
- * phi: radial basis functions (n_edges, width), maps of an element: panels of the matrices, (n_present
- * * n_basis, n_channels), of each harmonic; weights as products() has them. */
+ * n_of_present: atoms of each element that is present, data: of each of them; phi: radial basis
+ * functions (n_edges, width). */
 void first_layer(int64_t n_atoms, int64_t n_harmonics, int64_t n_present, int64_t n_basis,
                  int64_t width, int64_t n_channels, int64_t n_polynomials,
-                 const element_data *present, const int32_t *terms, const double *values,
+                 const int64_t *n_of_present, const element_data *data, const int32_t *terms, const double *values,
                  const int64_t *first, const int32_t *sender, const int64_t *column,
                  const REAL *harmonics, const REAL *phi, REAL *workspace, REAL *basis, REAL *out)
 {
@@ -514,9 +521,9 @@ void first_layer(int64_t n_atoms, int64_t n_harmonics, int64_t n_present, int64_
     const int64_t n_panels = (n_channels + PANEL - 1) / PANEL;
     edges g = {n_basis, width, .sender = sender, .column = column, .harmonics = harmonics,
                .phi = phi};
-    for (int64_t z = 0, begin = 0; z < n_present; begin += present[z++].n_atoms)
-        for (int64_t done = 0; done < present[z].n_atoms; done += TILE) {
-            const int64_t left = present[z].n_atoms - done, n = left < TILE ? left : TILE;
+    for (int64_t z = 0, begin = 0; z < n_present; begin += n_of_present[z++])
+        for (int64_t done = 0; done < n_of_present[z]; done += TILE) {
+            const int64_t left = n_of_present[z] - done, n = left < TILE ? left : TILE;
             const int64_t i = begin + done;
             for (int64_t row = 0; row < n; row++) {
                 REAL *moments = workspace + row * stride;
@@ -530,10 +537,10 @@ void first_layer(int64_t n_atoms, int64_t n_harmonics, int64_t n_present, int64_
             }
             for (int64_t m = 0; m < n_harmonics; m++)
                 multiply(n, n_columns, n_channels, workspace + m * TILE * stride, stride,
-                         present[z].maps + m * n_panels * n_columns * PANEL,
+                         data[z].maps + m * n_panels * n_columns * PANEL,
                          basis + (m * n_atoms + i) * n_channels, n_channels);
             products(n, n_channels, n_harmonics, n_polynomials, terms, values,
-                     n_atoms * n_channels, basis + i * n_channels, present[z].weights,
+                     n_atoms * n_channels, basis + i * n_channels, data[z].weights,
                      out + i * n_channels);
         }
 }
@@ -542,7 +549,8 @@ void first_layer(int64_t n_atoms, int64_t n_harmonics, int64_t n_present, int64_
  * with respect to distances and harmonics, which are added to; slope: derivatives of phi. */
 void first_layer_pullback(int64_t n_atoms, int64_t n_harmonics, int64_t n_present, int64_t n_basis,
                           int64_t width, int64_t n_channels, int64_t n_polynomials,
-                          const element_data *present, const int32_t *terms, const double *values,
+                          const int64_t *n_of_present, const element_data *data,
+                          const int32_t *terms, const double *values,
                           const int64_t *first, const int32_t *sender, const int64_t *column,
                           const REAL *harmonics, const REAL *phi, const REAL *slope,
                           REAL *workspace, const REAL *basis, const REAL *by_out,
@@ -555,16 +563,16 @@ void first_layer_pullback(int64_t n_atoms, int64_t n_harmonics, int64_t n_presen
     edges g = {n_basis, width, .sender = sender, .column = column, .harmonics = harmonics,
                .phi = phi, .slope = slope, .by_distance = by_distance,
                .by_harmonics = by_harmonics};
-    for (int64_t z = 0, begin = 0; z < n_present; begin += present[z++].n_atoms)
-        for (int64_t done = 0; done < present[z].n_atoms; done += TILE) {
-            const int64_t left = present[z].n_atoms - done, n = left < TILE ? left : TILE;
+    for (int64_t z = 0, begin = 0; z < n_present; begin += n_of_present[z++])
+        for (int64_t done = 0; done < n_of_present[z]; done += TILE) {
+            const int64_t left = n_of_present[z] - done, n = left < TILE ? left : TILE;
             const int64_t i = begin + done;
             products_pullback(n, n_channels, n_harmonics, n_polynomials, terms, values,
-                              n_atoms * n_channels, basis + i * n_channels, present[z].weights,
+                              n_atoms * n_channels, basis + i * n_channels, data[z].weights,
                               by_out + i * n_channels, TILE * n_channels, by_basis);
             for (int64_t m = 0; m < n_harmonics; m++)
                 multiply(n, n_channels, n_columns, by_basis + m * TILE * n_channels, n_channels,
-                         present[z].maps_back + m * n_panels * n_channels * PANEL,
+                         data[z].maps_back + m * n_panels * n_channels * PANEL,
                          by_moments + m * TILE * stride, stride);
             for (int64_t row = 0; row < n; row++) {
                 const REAL *by = by_moments + row * stride;
