@@ -11,7 +11,6 @@ R. Elijošius et al., "Zero shot molecular generation via similarity kernels", N
 
 from __future__ import annotations
 
-import ctypes
 import math
 from typing import Any
 
@@ -95,29 +94,27 @@ class References:
     """
 
     def __init__(self, features: Tensor) -> None:
-        self.features = features
-        self._extended = extend(features)
         self._code = library_for(features)
-        if self._code is not None:
-            self._prepare(self._code)
+        extended, n = extend(features), len(features)
+        if self._code is None:
+            self._extended = extended
+            return
+        # As the compiled loops want them: as columns, and as rows.
+        panel = self._code.panel_width()
+        n_columns, width = (-(-number // panel) * panel for number in features.shape)
+        columns = features.new_zeros(features.shape[1] + 1, n_columns)
+        columns[-1] = NO_REFERENCE
+        columns[:, :n] = extended.T
+        self._columns = Matrices(self._code, columns[None])
+        self._rows = features.new_zeros(n_columns, width)
+        self._rows[:n, : features.shape[1]] = features
+        self._margin = math.log2(n / NEGLIGIBLE[features.dtype])
+        self._n_workspace = self._code.kernel_workspace(features.shape[1], n_columns, width)
 
     @property
     def is_compiled(self) -> bool:
         """Whether compiled loops compute the kernel."""
         return self._code is not None
-
-    def _prepare(self, code: ctypes.CDLL) -> None:
-        """Lay the references out as the compiled loops want them: as columns, and as rows."""
-        (n, n_features), panel = self.features.shape, code.panel_width()
-        n_columns, width = (-(-number // panel) * panel for number in (n, n_features))
-        columns = self._extended.new_zeros(n_features + 1, n_columns)
-        columns[-1] = NO_REFERENCE
-        columns[:, :n] = self._extended.T
-        self._columns = Matrices(code, columns[None])
-        self._rows = self.features.new_zeros(n_columns, width)
-        self._rows[:n, :n_features] = self.features
-        self._margin = math.log2(n / NEGLIGIBLE[self.features.dtype])
-        self._n_workspace = code.kernel_workspace(n_features, n_columns, width)
 
     def log_kernel(
         self, features: Tensor, precision: Tensor, *, with_gradient: bool = True
