@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
-from typing import NamedTuple, Protocol, runtime_checkable
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -90,18 +91,14 @@ def components(n_atoms: int, edges: Tensor) -> Tensor:
         label = spread
 
 
-class Chunk(NamedTuple):
-    """Successive molecules of a batch that are evaluated together."""
+@dataclass(frozen=True, slots=True, eq=False)
+class Part:
+    """Successive molecules of a batch."""
 
     atoms: slice
     molecules: slice
     molecule_idx: Tensor
     n_molecules: int
-    pairs: Tensor
-    """:func:`molecule_pairs` of these molecules."""
-    senders: Tensor
-    """All other atoms of the molecule of each atom, shape (n_atoms, n_slots), int64; slots that are
-    left over have the atom itself."""
 
     def of(self, batch: MoleculeBatch) -> MoleculeBatch:
         """Return these molecules of a batch of the layout."""
@@ -115,6 +112,17 @@ class Chunk(NamedTuple):
             n_molecules=self.n_molecules,
             theme=batch.theme[self.molecules],
         )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Chunk(Part):
+    """Successive molecules of a batch that are evaluated together."""
+
+    pairs: Tensor
+    """:func:`molecule_pairs` of these molecules."""
+    senders: Tensor
+    """All other atoms of the molecule of each atom, shape (n_atoms, n_slots), int64; slots that are
+    left over have the atom itself."""
 
 
 class Layout:
@@ -161,18 +169,12 @@ class Layout:
         bounds.append((batch.n_molecules, n_atoms))
         chunks = []
         for (molecule, atom), (next_molecule, next_atom) in itertools.pairwise(bounds):
-            atoms = slice(atom, next_atom)
-            empty = batch.molecule_idx.new_zeros(2, 0)
-            chunk = Chunk(
-                atoms=atoms,
-                molecules=slice(molecule, next_molecule),
-                molecule_idx=batch.molecule_idx[atoms] - molecule,
-                n_molecules=next_molecule - molecule,
-                pairs=empty,
-                senders=empty,
-            )
-            pairs = molecule_pairs(chunk.of(batch))
-            chunks.append(chunk._replace(pairs=pairs, senders=_slots(pairs, next_atom - atom)))
+            atoms, molecules = slice(atom, next_atom), slice(molecule, next_molecule)
+            molecule_idx = batch.molecule_idx[atoms] - molecule
+            n_molecules = next_molecule - molecule
+            pairs = molecule_pairs(Part(atoms, molecules, molecule_idx, n_molecules).of(batch))
+            senders = _slots(pairs, next_atom - atom)
+            chunks.append(Chunk(atoms, molecules, molecule_idx, n_molecules, pairs, senders))
         return chunks
 
 
@@ -199,33 +201,28 @@ class Families:
     """
 
     def __init__(self, batch: MoleculeBatch, n_particles: int) -> None:
-        self.n_particles = n_particles
         counts = batch.counts.tolist()[::n_particles]
         bounds = [0, *itertools.accumulate(count * n_particles for count in counts)]
-        self._atoms = [slice(start, stop) for start, stop in itertools.pairwise(bounds)]
         # One tensor for all families of a size: layouts are remembered by it.
         family = torch.arange(n_particles)
         layouts = {count: family.repeat_interleave(count) for count in set(counts)}
-        self._layouts = [layouts[count] for count in counts]
-
-    def split(self, batch: MoleculeBatch) -> Iterator[MoleculeBatch]:
-        """Yield each family of a batch of this layout as a batch of its own."""
-        themes = batch.theme.view(-1, self.n_particles)
-        for atoms, molecule_idx, theme in zip(self._atoms, self._layouts, themes, strict=True):
-            yield MoleculeBatch(
-                positions=batch.positions[atoms],
-                atomic_numbers=batch.atomic_numbers[atoms],
-                molecule_idx=molecule_idx,
-                fixed=batch.fixed[atoms],
-                n_molecules=self.n_particles,
-                theme=theme,
+        self._parts = [
+            Part(
+                atoms=slice(*ends),
+                molecules=slice(k * n_particles, (k + 1) * n_particles),
+                molecule_idx=layouts[count],
+                n_molecules=n_particles,
             )
+            for k, (count, ends) in enumerate(zip(counts, itertools.pairwise(bounds), strict=True))
+        ]
 
     def apart(
         self, evaluate: Callable[[MoleculeBatch, float], Tensor]
     ) -> Callable[[MoleculeBatch, float], Tensor]:
         """Let a function of batches of this layout be evaluated family by family."""
-        return lambda batch, sigma: torch.cat([evaluate(one, sigma) for one in self.split(batch)])
+        return lambda batch, sigma: torch.cat(
+            [evaluate(part.of(batch), sigma) for part in self._parts]
+        )
 
 
 @runtime_checkable

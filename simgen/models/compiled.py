@@ -334,36 +334,30 @@ class Products:
     polynomials : SparsePolynomials
         The polynomials.
     weights : Tensor, shape (n_elements, n_polynomials, n_channels)
+
+    Attributes
+    ----------
+    weights : list of Tensor, shape (n_polynomials, n_channels)
+        Those of each element.
+    values, gradients : tuple of int
+        Addresses of the programmes of the polynomials and of their derivatives.
     """
 
     def __init__(self, code: ctypes.CDLL, polynomials: SparsePolynomials, weights: Tensor) -> None:
         self._code = code
         _, self.n_polynomials, self.n_channels = weights.shape
-        self._weights: list[Tensor] = list(weights.contiguous())
+        self.weights: list[Tensor] = list(weights.contiguous())
         self._programs = _program(polynomials.values), _program(polynomials.gradients)
-
-    def weights(self, element: int) -> Tensor:
-        """Weights of an element, (n_polynomials, n_channels)."""
-        return self._weights[element]
-
-    @property
-    def values(self) -> tuple[int, int]:
-        """Addresses of the programme of the values."""
-        terms, coefficients = self._programs[0]
-        return terms.data_ptr(), coefficients.data_ptr()
-
-    @property
-    def gradients(self) -> tuple[int, int]:
-        """Addresses of the programme of the derivatives."""
-        terms, coefficients = self._programs[1]
-        return terms.data_ptr(), coefficients.data_ptr()
+        self.values, self.gradients = (
+            (terms.data_ptr(), coefficients.data_ptr()) for terms, coefficients in self._programs
+        )
 
     def __call__(self, basis: Tensor, element: int, out: Tensor) -> None:
         """Evaluate atoms of one element: basis (d, n_atoms, n_channels), out (n_atoms, ...)."""
         d, n_atoms, n_channels = basis.shape
         self._code.products(
             *(n_atoms, n_channels, d, self.n_polynomials, *self.values, basis.stride(0)),
-            *(basis.data_ptr(), self._weights[element].data_ptr(), out.data_ptr()),
+            *(basis.data_ptr(), self.weights[element].data_ptr(), out.data_ptr()),
         )
 
     def pullback(self, basis: Tensor, element: int, by_out: Tensor, by_basis: Tensor) -> None:
@@ -371,7 +365,7 @@ class Products:
         d, n_atoms, n_channels = basis.shape
         self._code.products_pullback(
             *(n_atoms, n_channels, d, self.n_polynomials, *self.gradients, basis.stride(0)),
-            *(basis.data_ptr(), self._weights[element].data_ptr(), by_out.data_ptr()),
+            *(basis.data_ptr(), self.weights[element].data_ptr(), by_out.data_ptr()),
             *(by_basis.stride(0), by_basis.data_ptr()),
         )
 
@@ -454,7 +448,7 @@ class _Maps:
         self._kept = [(Matrices(code, v).panels, Matrices(code, v.mT).panels) for v in weights]
         self.addresses = torch.tensor(
             [
-                (into.data_ptr(), back.data_ptr(), products.weights(element).data_ptr())
+                (into.data_ptr(), back.data_ptr(), products.weights[element].data_ptr())
                 for element, (into, back) in zip(present, self._kept, strict=True)
             ]
         )
