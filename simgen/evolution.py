@@ -57,7 +57,8 @@ class EvolutionSettings:
     interval : int
         Steps between mutation and selection.
     mutated_fraction : float
-        Fraction of the mobile atoms that mutate, rounded up.
+        Fraction of the mobile atoms that mutate at most. Each copy draws how many do: to change
+        them all, as published, is the less likely to improve a molecule the larger it is.
     hole_energy : float
         Molecules with a lower energy per atom are taken for holes of the model and not selected.
     palette : Palette
@@ -83,13 +84,31 @@ class EvolutionSettings:
             raise ConfigError(f"expected 0 < mutated_fraction <= 1, got {self.mutated_fraction}")
 
 
+FAMILY_ATOMS = 120
+"""Atoms of all particles of a molecule that are worth their cost."""
+
+
+def suited_particles(n_atoms: int) -> int:
+    """Particles for molecules of which so many atoms evolve.
+
+    Selection is by the energy of whole molecules. The more atoms they have, the less that says of
+    a mutation, and the less is gained by more particles (docs/experiments.md).
+
+    Examples
+    --------
+    >>> suited_particles(9), suited_particles(16), suited_particles(40), suited_particles(200)
+    (10, 8, 3, 3)
+    """
+    return min(max(3, round(FAMILY_ATOMS / n_atoms)), 10)
+
+
 def mutate(
     batch: MoleculeBatch,
     atom_energies: Tensor,
     *,
     inverse_temperature: float,
     palette: Palette,
-    mutated_fraction: float,
+    mutated_fraction: float | Tensor,
     noise: Noise,
     step: int,
     held: Tensor | None = None,
@@ -108,7 +127,7 @@ def mutate(
     palette : Palette
         Elements they become, each with its weight, never the one they are. A molecule that would
         have too many or too few atoms of an element exchanges elements among its atoms instead.
-    mutated_fraction : float
+    mutated_fraction : float or Tensor, shape (n_molecules,)
         Fraction of the mobile atoms to change, rounded up.
     noise : Noise
         Random numbers of the molecules.
@@ -293,12 +312,13 @@ def evolve(
     for step in range(0, last_step, settings.interval):
         end = min(step + settings.interval, last_step)
         if evolving:
+            share = noise.uniform_per_molecule(Stream.MUTATED_SHARE, first_step + step)
             mutants = mutate(
                 particles,
                 atom_energies,
                 inverse_temperature=1.0 / temperature(levels[step], levels[0]),
                 palette=settings.palette,
-                mutated_fraction=settings.mutated_fraction,
+                mutated_fraction=settings.mutated_fraction * share,
                 noise=noise,
                 step=first_step + step,
                 held=held,

@@ -20,6 +20,8 @@ MAX_PAIRS_ACCELERATOR = 2**17
 """The same where many pairs at once are needed to keep the device busy."""
 MAX_LAYOUTS = 64
 """Layouts of batches whose pairs are remembered."""
+MAX_REMEMBERED_PAIRS = 2**22
+"""Pairs that are remembered in all, of 24 bytes each; those of the last layout in any case."""
 
 
 def molecule_pairs(batch: MoleculeBatch) -> Tensor:
@@ -144,14 +146,20 @@ class Layout:
         self.max_pairs = max_pairs
         # The tensors are kept with the chunks, so that none of their ids is used again.
         self._seen: dict[int, tuple[Tensor, tuple[Chunk, ...]]] = {}
+        self._n_pairs = 0
 
     def chunks(self, batch: MoleculeBatch) -> tuple[Chunk, ...]:
         """Return the chunks of a batch, all its molecules in order."""
         key = id(batch.molecule_idx)
         if key not in self._seen:
-            if len(self._seen) == MAX_LAYOUTS:
-                del self._seen[next(iter(self._seen))]
-            self._seen[key] = (batch.molecule_idx, tuple(self._split(batch)))
+            chunks = tuple(self._split(batch))
+            self._n_pairs += _count_pairs(chunks)
+            while self._seen and (
+                len(self._seen) >= MAX_LAYOUTS or self._n_pairs > MAX_REMEMBERED_PAIRS
+            ):
+                _, oldest = self._seen.pop(next(iter(self._seen)))
+                self._n_pairs -= _count_pairs(oldest)
+            self._seen[key] = (batch.molecule_idx, chunks)
         return self._seen[key][1]
 
     def _split(self, batch: MoleculeBatch) -> list[Chunk]:
@@ -176,6 +184,10 @@ class Layout:
             senders = _slots(pairs, next_atom - atom)
             chunks.append(Chunk(atoms, molecules, molecule_idx, n_molecules, pairs, senders))
         return chunks
+
+
+def _count_pairs(chunks: tuple[Chunk, ...]) -> int:
+    return sum(chunk.pairs.shape[1] for chunk in chunks)
 
 
 def _slots(pairs: Tensor, n_atoms: int) -> Tensor:

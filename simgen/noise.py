@@ -42,6 +42,7 @@ class Stream(IntEnum):
     SIZE = 6
     ALTERNATIVE = 7
     THEME = 8
+    MUTATED_SHARE = 9
 
 
 def philox(counter: Tensor, key: tuple[int, int]) -> Tensor:

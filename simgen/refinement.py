@@ -32,6 +32,46 @@ from simgen.schedules import SIGMA_MIDDLE
 
 
 @dataclass(frozen=True, slots=True)
+class Pace:
+    """How thoroughly a round of refinement or repair samples: less so than the first pass, since
+    what is not better is not accepted, and another round costs less than a thorough one.
+
+    Attributes
+    ----------
+    stride : int
+        Of the levels in the logarithmic half only one in so many is used: atoms hardly move there.
+    n_particles : int
+        Particles of each molecule at most, in place of those of the evolution.
+
+    Raises
+    ------
+    ConfigError
+        If a number is out of range.
+    """
+
+    stride: int = 3
+    n_particles: int = 3
+
+    def __post_init__(self) -> None:
+        for name in ("stride", "n_particles"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"expected {name} >= 1, got {getattr(self, name)}")
+
+    def levels(self, sigmas: Sequence[float], highest: float) -> list[float]:
+        """Of falling noise levels, those of a round that begins not above the highest."""
+        tail = [sigma for sigma in sigmas if sigma <= highest]
+        linear = [sigma for sigma in tail if sigma >= SIGMA_MIDDLE]
+        # Counted from the last one.
+        logarithmic = tail[len(linear) :][::-1][:: self.stride][::-1]
+        return linear + logarithmic
+
+    def evolution(self, settings: EvolutionSettings | None) -> EvolutionSettings:
+        """Constants of the evolution of a round."""
+        settings = settings or EvolutionSettings()
+        return replace(settings, n_particles=min(settings.n_particles, self.n_particles))
+
+
+@dataclass(frozen=True, slots=True)
 class RefinementSettings:
     """Constants of refinement.
 
@@ -42,6 +82,8 @@ class RefinementSettings:
     sigma, torn_sigma : float
         Each round begins at the highest noise level not above this one, angstrom; for molecules
         in several parts, not above the other.
+    pace : Pace
+        How thoroughly a round is sampled.
 
     Raises
     ------
@@ -52,6 +94,7 @@ class RefinementSettings:
     n_rounds: int = 2
     sigma: float = 0.15
     torn_sigma: float = 0.4
+    pace: Pace = Pace()
 
     def __post_init__(self) -> None:
         if self.n_rounds < 0:
@@ -117,7 +160,7 @@ def refine(
             (settings.sigma, unfinished & ~torn),
             (settings.torn_sigma, unfinished & torn),
         ):
-            tail = [sigma for sigma in levels if sigma <= highest]
+            tail = settings.pace.levels(levels, highest)
             rows = torch.nonzero(chosen).squeeze(1)
             if len(tail) < 2 or not len(rows):
                 continue
@@ -126,7 +169,7 @@ def refine(
                 batch[rows],
                 tail,
                 noise=noise[rows],
-                settings=evolution,
+                settings=settings.pace.evolution(evolution),
                 heun_settings=heun_settings,
                 first_step=round_ * len(levels),
                 callback=callback,
@@ -160,12 +203,8 @@ class RepairSettings:
         lower one mends what is almost right, a higher one builds something else.
     scatter : float
         Standard deviation of the noise that what moves begins with, relative to the noise level.
-    stride : int
-        Of the levels in the logarithmic half only one in so many is used: atoms hardly move there,
-        and what is not accepted need not be polished.
-    n_particles : int
-        Particles of each molecule at most, in place of those of the evolution: few atoms mutate,
-        and another round costs less than more particles.
+    pace : Pace
+        How thoroughly a round is sampled.
 
     Raises
     ------
@@ -173,20 +212,16 @@ class RepairSettings:
         If a number is out of range.
     """
 
-    n_rounds: int = 16
+    n_rounds: int = 24
     sigmas: tuple[float, ...] = (0.3, 0.5)
     scatter: float = 0.5
-    stride: int = 3
-    n_particles: int = 3
+    pace: Pace = Pace()
 
     def __post_init__(self) -> None:
         if self.n_rounds < 0:
             raise ConfigError(f"expected n_rounds >= 0, got {self.n_rounds}")
         if not self.sigmas or not all(0.0 < sigma < float("inf") for sigma in self.sigmas):
             raise ConfigError(f"expected sigmas > 0, got {self.sigmas}")
-        for name in ("stride", "n_particles"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"expected {name} >= 1, got {getattr(self, name)}")
         if not 0.0 <= self.scatter < float("inf"):
             raise ConfigError(f"expected scatter >= 0, got {self.scatter}")
 
@@ -244,9 +279,6 @@ def repair(
     batch, finite = samples.molecules, samples.finite
     if not batch.n_molecules or not settings.n_rounds:
         return samples
-    evolution = evolution or EvolutionSettings()
-    n_particles = min(evolution.n_particles, settings.n_particles)
-    evolution = replace(evolution, n_particles=n_particles)
 
     def assess(batch: MoleculeBatch) -> tuple[Tensor, Tensor, Tensor]:
         """Energies, numbers of faults, and what is to move."""
@@ -259,7 +291,7 @@ def repair(
     energies, n_faults, loose = assess(batch)
     for round_ in range(settings.n_rounds):
         highest = settings.sigmas[round_ % len(settings.sigmas)]
-        tail = _thin([sigma for sigma in levels if sigma <= highest], settings.stride)
+        tail = settings.pace.levels(levels, highest)
         n_loose = batch.sum_per_molecule((loose & ~batch.fixed).to(torch.int64))
         rows = torch.nonzero(finite & (n_faults > 0) & (n_loose > 0)).squeeze(1)
         if len(tail) < 2 or not len(rows):
@@ -277,7 +309,7 @@ def repair(
             some,
             tail,
             noise=own,
-            settings=evolution,
+            settings=settings.pace.evolution(evolution),
             heun_settings=heun_settings,
             first_step=step,
             held=held,
@@ -296,14 +328,6 @@ def repair(
         energies = energies.index_copy(0, kept, new_energies[better])
         n_faults = n_faults.index_copy(0, kept, new_faults[better])
     return Samples(batch, finite)
-
-
-def _thin(levels: list[float], stride: int) -> list[float]:
-    """Of falling levels, keep the linear half, and every so many of the others and the last."""
-    linear = [sigma for sigma in levels if sigma >= SIGMA_MIDDLE]
-    logarithmic = levels[len(linear) :]
-    # Counted from the last one.
-    return linear + logarithmic[::-1][::stride][::-1]
 
 
 def _adopt(batch: MoleculeBatch, new: MoleculeBatch, rows: Tensor, better: Tensor) -> MoleculeBatch:

@@ -152,7 +152,7 @@ def test_repair_leaves_fewer_unknown_atoms() -> None:
 
     def n_unknown(n_repairs: int) -> int:
         result = generator.generate(
-            3, 9, n_steps=20, n_particles=4, seed=1, n_refinements=0, n_repairs=n_repairs
+            8, 9, n_steps=20, n_particles=3, seed=1, n_refinements=0, n_repairs=n_repairs
         )
         return sum(9 if r.n_unknown is None else r.n_unknown for r in result.reports)
 

@@ -279,6 +279,17 @@ def test_layouts_are_forgotten_in_the_end(monkeypatch: pytest.MonkeyPatch) -> No
     assert layout.chunks(batches[0]) is not first
 
 
+def test_no_more_pairs_are_remembered_than_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("simgen.graph.MAX_REMEMBERED_PAIRS", 20)
+    layout, batches = Layout(), [random_batch([n]) for n in (3, 4, 5, 3)]  # 6, 12, 20, 6 pairs
+    first, second = (layout.chunks(batch) for batch in batches[:2])
+    assert layout.chunks(batches[0]) is first
+    third = layout.chunks(batches[2])
+    assert layout.chunks(batches[2]) is third
+    layout.chunks(batches[3])
+    assert layout.chunks(batches[1]) is not second
+
+
 # --- the rest
 
 

@@ -77,6 +77,32 @@ def test_number_of_mutated_atoms() -> None:
     assert set(new.atomic_numbers.tolist()) == {6, 7, 8}
 
 
+def test_each_molecule_can_have_a_fraction_of_its_own() -> None:
+    batch, noise = molecules([10, 10, 10, 3])
+    fractions = torch.tensor([0.01, 0.2, 1.0, 0.4], dtype=torch.float64)
+    new = mutated(batch, noise, mutated_fraction=fractions)
+    changed = batch.sum_per_molecule((new.atomic_numbers != 6).to(torch.int64))
+    assert changed.tolist() == [1, 2, 10, 2]
+
+
+def test_copies_change_between_one_atom_and_the_fraction() -> None:
+    """Seen by the energies, which are asked for after each block: two steps, then mutation."""
+    seen: list[int] = []
+
+    class Counting(Well):
+        def __call__(self, batch: MoleculeBatch, sigma: float) -> Tensor:
+            seen.extend(batch.sum_per_molecule((batch.atomic_numbers != 6).long()).tolist())
+            return super().__call__(batch, sigma)
+
+    batch, noise = molecules([20])
+    settings = EvolutionSettings(n_particles=200, mutated_fraction=0.25)
+    evolve(Counting({}), batch, [1.0, 0.5], noise=noise, settings=settings)
+    counts = torch.bincount(torch.tensor(seen[:200]), minlength=6)
+    assert counts[0] == 1  # the original
+    assert counts[1:].sum() == 199 and len(counts) == 6
+    assert (counts[1:] > 20).all()
+
+
 def test_fixed_atoms_neither_mutate_nor_count() -> None:
     batch, noise = molecules([10, 3])
     fixed = torch.tensor([True] * 7 + [False] * 3 + [True] * 3)

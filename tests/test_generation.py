@@ -23,6 +23,7 @@ from simgen.evolution import evolve
 from simgen.filters import Filters
 from simgen.finishing.status import Status
 from simgen.generation import (
+    Attempt,
     GenerationConfig,
     GenerationResult,
     Generator,
@@ -47,7 +48,7 @@ from simgen.priors import (
 )
 from simgen.reference import ReferenceSet, load_reference
 from simgen.sampling import Samples
-from simgen.validation import molecule_key
+from simgen.validation import Report, molecule_key
 
 CONFIGS = st.builds(
     GenerationConfig,
@@ -227,6 +228,42 @@ def test_the_number_of_processes_does_not_matter(run: Run, tmp_path: Path) -> No
     assert set(shared.timings) == set(whole.timings)
     for folder in ("one", "two"):
         assert len(list((tmp_path / folder / "trajectories").iterdir())) == 5
+
+
+@pytest.mark.parametrize(
+    ("n_heavy_atoms", "batch_size", "budget", "sizes"),
+    [
+        (5, None, 2**30, [80, 20]),  # 400 atoms at a time
+        (5, 30, 2**30, [30, 30, 30, 10]),
+        (150, None, 2**30, [2] * 50),
+        (150, None, 2**20, [1] * 100),  # one molecule, however little memory there is
+        (150, 7, 2**27, [5] * 20),
+    ],
+)
+def test_chunks_have_so_many_atoms_and_fit_into_memory(
+    generator: Generator,
+    reference: ReferenceSet,
+    monkeypatch: pytest.MonkeyPatch,
+    n_heavy_atoms: int,
+    batch_size: int | None,
+    budget: int,
+    sizes: list[int],
+) -> None:
+    made: list[int] = []
+
+    class Recorder:
+        def __init__(self, *arguments: object, **options: object) -> None:
+            self.timings: dict[str, float] = {}
+
+        def make(self, chunk: list[int], *rest: object) -> list[Attempt]:
+            made.append(len(chunk))
+            nothing = np.zeros(0, dtype=np.int64), np.zeros((0, 3))
+            return [Attempt(k, Report(str(k), Status.NONFINITE), *nothing) for k in chunk]
+
+    monkeypatch.setattr("simgen.generation.run.Maker", Recorder)
+    monkeypatch.setattr("simgen.generation.run.memory_budget", lambda device: budget)
+    generator.generate(100, n_heavy_atoms, reference=reference, batch_size=batch_size, seed=0)
+    assert made == sizes
 
 
 @pytest.mark.parametrize("n_workers", [1, 2])

@@ -15,9 +15,9 @@ from simgen.evolution import EvolutionSettings, Palette
 from simgen.molecules import MoleculeBatch
 from simgen.noise import Noise
 from simgen.priors import Circle
-from simgen.refinement import RefinementSettings, RepairSettings, refine, repair
+from simgen.refinement import Pace, RefinementSettings, RepairSettings, refine, repair
 from simgen.sampling import Samples
-from simgen.schedules import noise_levels
+from simgen.schedules import SIGMA_MIDDLE, noise_levels
 
 LEVELS = noise_levels(20).tolist()
 EVOLUTION = EvolutionSettings(n_particles=3, palette=Palette((6, 7)))
@@ -265,7 +265,23 @@ def test_bad_repair_settings_are_refused() -> None:
     with pytest.raises(ConfigError, match="scatter"):
         RepairSettings(scatter=-1.0)
     with pytest.raises(ConfigError, match="stride"):
-        RepairSettings(stride=0)
+        Pace(stride=0)
+    with pytest.raises(ConfigError, match="n_particles"):
+        Pace(n_particles=0)
+
+
+def test_a_round_has_every_linear_level_some_of_the_others_and_the_last() -> None:
+    sigmas = [0.2, 0.1, SIGMA_MIDDLE, 0.04, 0.03, 0.02, 0.01]
+    assert Pace(stride=1).levels(sigmas, 0.15) == sigmas[1:]
+    assert Pace(stride=2).levels(sigmas, 0.15) == [0.1, SIGMA_MIDDLE, 0.03, 0.01]
+    assert Pace(stride=3).levels(sigmas, 0.035) == [0.01]
+    assert Pace().levels(sigmas, 0.005) == []
+
+
+def test_a_round_has_no_more_particles_than_the_evolution() -> None:
+    assert Pace(n_particles=3).evolution(EvolutionSettings(n_particles=10)).n_particles == 3
+    assert Pace(n_particles=3).evolution(EvolutionSettings(n_particles=2)).n_particles == 2
+    assert Pace(n_particles=3).evolution(None).n_particles == 3
 
 
 def test_repair_mends_what_is_torn_though_nobody_finds_fault() -> None:

@@ -86,7 +86,7 @@ def test_command_measures_what_is_missing(
     assert measured == ["n_heavy_atoms=5", "n_heavy_atoms=9"]
     text = (tmp_path / "o" / "speed.md").read_text()
     assert text in outcome.stdout
-    assert "| n_heavy_atoms | 5 | 8 | 8 | 10 | all | 2.00 | 0.38 | 7 | 75 % | 0 % |" in text
+    assert "| n_heavy_atoms | 5 | 8 | 8 | by default | all | 2.00 | 0.38 | 7 | 75 % | 0 % |" in text
     assert "| frozen | 10.0 | 4.0 |" in text
     assert "0.25 s; sampling begins after 2.5 s in one process, 3.5 s in two" in text
 

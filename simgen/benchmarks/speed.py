@@ -53,16 +53,17 @@ class Cell:
     ----------
     varied : str
         Which of the other attributes is varied in the group that it belongs to.
-    n_molecules, n_heavy_atoms, n_particles, batch_size : int
-        Attempts, their heavy atoms, copies of each, and attempts at once.
-    n_references : int or None
-        Reference molecules; None for as many as generation takes by default.
+    n_molecules, n_heavy_atoms, batch_size : int
+        Attempts, their heavy atoms, and attempts at once.
+    n_particles, n_references : int or None
+        Copies of each attempt, and reference molecules; None for as many as generation takes by
+        default.
     """
 
     varied: str
     n_molecules: int = 8
     n_heavy_atoms: int = 9
-    n_particles: int = 10
+    n_particles: int | None = None
     batch_size: int = 8
     n_references: int | None = None
 
@@ -105,14 +106,16 @@ def cells(base: Cell, **values: Sequence[int | None]) -> list[Cell]:
 
 
 SUITES = {
-    "small": cells(
-        Cell(""),
-        batch_size=(1, 8),
-        n_molecules=(4, 16),
-        n_heavy_atoms=(5, 9, 16, 40),
-        n_particles=(1, 10),
-        n_references=(64, None),
-    ),
+    "small": [
+        *cells(
+            Cell(""),
+            batch_size=(1, 8),
+            n_molecules=(4, 16),
+            n_particles=(1, 10),
+            n_references=(64, None),
+        ),
+        *cells(Cell("", n_molecules=16, batch_size=16), n_heavy_atoms=(5, 9, 16, 40)),
+    ],
     "full": [
         *cells(
             Cell("", n_molecules=64, batch_size=64),
@@ -367,7 +370,7 @@ def to_markdown(results: dict[str, Any]) -> str:
             (
                 cell["varied"],
                 *(
-                    str(cell[key])
+                    "by default" if cell[key] is None else str(cell[key])
                     for key in ("n_heavy_atoms", "n_molecules", "batch_size", "n_particles")
                 ),
                 "all" if cell["n_references"] is None else str(cell["n_references"]),

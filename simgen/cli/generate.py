@@ -401,9 +401,13 @@ def generate(
     ] = False,
     steps: Annotated[int, typer.Option(min=4, help="Noise levels.", rich_help_panel=_METHOD)] = 50,
     particles: Annotated[
-        int,
-        typer.Option(min=1, help="Copies of each molecule that compete.", rich_help_panel=_METHOD),
-    ] = 10,
+        int | None,
+        typer.Option(
+            min=1,
+            help="Copies of each molecule that compete; by default 10, from 13 atoms on fewer.",
+            rich_help_panel=_METHOD,
+        ),
+    ] = None,
     refinements: Annotated[
         int,
         typer.Option(
@@ -415,7 +419,7 @@ def generate(
         typer.Option(
             min=0, help="Rounds for atoms in unknown surroundings.", rich_help_panel=_METHOD
         ),
-    ] = 16,
+    ] = 24,
     model: Model = "small",
     descriptor: Descriptor = DescriptorName.MACE,
     device: Device = "auto",

@@ -13,6 +13,7 @@ from simgen.composition import Composition
 from simgen.descriptors.settings import DescriptorSettings, NetworkInvariants
 from simgen.devices import keep_freed_memory, resolve_device
 from simgen.errors import InputError
+from simgen.evolution import suited_particles
 from simgen.filters import Filters
 from simgen.generation.config import GenerationConfig
 from simgen.generation.journal import RunFolder
@@ -83,7 +84,7 @@ class Generator:
         filters: Filters | None = None,
         descriptor: DescriptorSettings | None = None,
         n_steps: int = N_STEPS,
-        n_particles: int = 10,
+        n_particles: int | None = None,
         n_refinements: int = RefinementSettings().n_rounds,
         n_repairs: int = RepairSettings().n_rounds,
         seed: int | None = None,
@@ -123,8 +124,9 @@ class Generator:
             What environments are compared by; by default the first layer of the force field.
         n_steps : int
             Noise levels.
-        n_particles : int
-            Copies of each molecule in element evolution.
+        n_particles : int, optional
+            Copies of each molecule in element evolution, by default as many as suit the number of
+            heavy atoms (:func:`simgen.evolution.suited_particles`).
         n_refinements : int
             Rounds in which samples that do not look like the reference yet are sampled on.
         n_repairs : int
@@ -206,7 +208,7 @@ class Generator:
             filters=filters or Filters(),
             descriptor=descriptor or NetworkInvariants(),
             n_steps=n_steps,
-            n_particles=n_particles,
+            n_particles=n_particles or suited_particles(sum(sizes) // 2),
             n_refinements=n_refinements,
             n_repairs=n_repairs,
         )

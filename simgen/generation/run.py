@@ -38,18 +38,18 @@ from simgen.reference import ReferenceSet
 from simgen.sampling import Callback
 from simgen.validation import mark_duplicates
 
-_MAX_CHUNK = {"cpu": 64, "cuda": 1024}
-"""Most attempts of a chunk, after which results are saved. Larger ones are no faster."""
+_CHUNK_ATOMS = {"cpu": 400, "cuda": 2**14}
+"""Heavy atoms of the attempts of a chunk, after which results are saved: enough to share the calls
+of torch, and few enough that little is lost where a run is interrupted."""
 
 _ATOMS_PER_HEAVY_ATOM = 2.5
 """Atoms of a finished molecule, hydrogens included, for each heavy atom; at most about that."""
 
-_COPIES = 4
-"""How often the features of an edge are held at a time while forces are computed."""
+_PAIR_BYTES = 4 * 24
+"""Indices of a pair of atoms, for each part of the score that remembers some."""
 
-_WORKER_ATOMS = 160
-"""Heavy atoms of the attempts that a worker process makes at a time: enough to share the calls of
-torch, and few enough that little is lost where a run is interrupted."""
+_MATRICES = 4
+"""Matrices of all coordinates of a molecule that there are at a time while it relaxes."""
 
 _REPORT_EVERY = 0.2
 """Seconds between looks at what worker processes report."""
@@ -203,8 +203,8 @@ class Run:
         cannot help.
         """
         sizes = self._sizes()
-        suited = batch_size or max(1, _WORKER_ATOMS // int(sizes[missing].max()))
-        size = min(suited, -(-len(missing) // n_workers))
+        fair_share = -(-len(missing) // n_workers)
+        size = min(self._chunk_size(sizes[missing], batch_size), fair_share)
         chunks = (missing[i : i + size] for i in range(0, len(missing), size))
         context = worker_context()
         shares: SimpleQueue[tuple[int, float]] = context.SimpleQueue()
@@ -253,15 +253,21 @@ class Run:
         return low + (uniform * (high - low + 1)).astype(np.int64)
 
     def _chunk_size(self, sizes: NDArray[np.int64], limit: int | None) -> int:
-        """How many of the next attempts, of these sizes, fit into memory together."""
-        network = self.model.config
-        n_pairs = (_ATOMS_PER_HEAVY_ATOM * (sizes + self.n_frame_atoms)) ** 2
-        n_values = network.n_layers * network.n_channels * (network.l_max + 1) ** 2
+        """How many of the next attempts, of these sizes, are made together: as many as fit into
+        memory, up to a limit, by default one of their atoms; at least one.
+
+        Networks bound their memory themselves (:class:`simgen.graph.Layout`).
+        """
+        n_atoms = sizes + self.n_frame_atoms
+        n_pairs = self.config.n_particles * n_atoms**2
+        n_elements = (3 * _ATOMS_PER_HEAVY_ATOM * n_atoms) ** 2
         itemsize = self.model.embedding.itemsize
-        n_bytes = np.cumsum(n_pairs * n_values * itemsize * _COPIES)
+        n_bytes = np.cumsum(n_pairs * _PAIR_BYTES + n_elements * itemsize * _MATRICES)
         fitting = int(np.searchsorted(n_bytes, memory_budget(self.device), side="right"))
-        most = _MAX_CHUNK[self.device.type]
-        return max(1, min(fitting, most if limit is None else limit))
+        if limit is None:
+            most = _CHUNK_ATOMS[self.device.type]
+            limit = int(np.searchsorted(np.cumsum(n_atoms), most, side="right"))
+        return max(1, min(fitting, limit))
 
     def _add_timings(self, timings: dict[str, float]) -> None:
         """Add the seconds that each stage took since this was last done."""
