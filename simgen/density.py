@@ -24,7 +24,7 @@ import ctypes
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import groupby
 from typing import NamedTuple, Protocol, runtime_checkable
 
@@ -32,7 +32,7 @@ import torch
 from scipy.spatial import KDTree
 from torch import Tensor
 
-from simgen.descriptors import Descriptor, linearise
+from simgen.descriptors import Descriptor, LinearisesSome, linearise
 from simgen.errors import InputError
 from simgen.graph import Chunk, Families, Layout, is_batch_invariant, molecule_pairs
 from simgen.kernel import References
@@ -51,6 +51,8 @@ SMALLEST_DISTANCE = 1e-12
 """angstrom; two atoms closer than this coincide."""
 THEMES_AT_HAND = 64
 """Parts of the reference that are kept as tensors of their own, those used last."""
+MARGIN = 1e-3
+"""angstrom; more than distances round by."""
 LEAF_SIZE = 8
 """References that are not sorted any further."""
 
@@ -235,19 +237,49 @@ class SimilarityKernel:
 
     def evaluate(self, batch: MoleculeBatch, sigma: float) -> Evaluation:
         """Evaluate score and energies together, for little more than either."""
+        return self._evaluate(batch, sigma, None)
+
+    def score(self, batch: MoleculeBatch, sigma: float, still: Tensor | None = None) -> Tensor:
+        """Gradient of the log-density, shape (n_atoms, 3), 1/angstrom.
+
+        Parameters
+        ----------
+        batch : MoleculeBatch
+            Molecules.
+        sigma : float
+            Noise level, angstrom.
+        still : Tensor, shape (n_atoms,), bool, optional
+            Atoms that are not to move: their score means nothing. Environments that no other atom
+            is part of are left out where the descriptor can do that.
+        """
+        return self._evaluate(batch, sigma, still).score
+
+    def _evaluate(self, batch: MoleculeBatch, sigma: float, still: Tensor | None) -> Evaluation:
         scores, energies = [], []
         for chunk in self._layout.chunks(batch):
             part = chunk.of(batch)
-            features, pullback = linearise(self.descriptor, part, chunk.pairs)
-            log_k, gradient = self._log_kernel(part, features, sigma, with_gradient=True)
+            wanted = None if still is None else self._wanted(part, chunk, still[chunk.atoms])
+            features, pullback = linearise(self.descriptor, part, chunk.pairs, wanted)
+            log_k, gradient = self._log_kernel(
+                part, features, sigma, with_gradient=True, wanted=wanted
+            )
             assert gradient is not None
             scores.append(pullback(gradient))
             energies.append(-log_k)
         return Evaluation(torch.cat(scores), torch.cat(energies))
 
-    def score(self, batch: MoleculeBatch, sigma: float) -> Tensor:
-        """Gradient of the log-density, shape (n_atoms, 3), 1/angstrom."""
-        return self.evaluate(batch, sigma).score
+    def _wanted(self, batch: MoleculeBatch, chunk: Chunk, still: Tensor) -> Tensor | None:
+        """Atoms that move, or are near one that does, (n_atoms,); None for all."""
+        reach = self.descriptor.reach if isinstance(self.descriptor, LinearisesSome) else None
+        code = library_for(batch.positions)
+        if reach is None or code is None or not bool(still.any()):
+            return None
+        positions, near = batch.positions.contiguous(), torch.empty_like(still)
+        code.near_moving(
+            *(*chunk.senders.shape, positions.data_ptr(), chunk.senders.data_ptr()),
+            *(still.data_ptr(), reach + MARGIN, near.data_ptr()),
+        )
+        return near
 
     def atom_energies(self, batch: MoleculeBatch, sigma: float) -> Tensor:
         """Energies E_i = -log k_i without derivatives, shape (n_atoms,)."""
@@ -260,16 +292,28 @@ class SimilarityKernel:
         return torch.cat(energies)
 
     def _log_kernel(
-        self, batch: MoleculeBatch, features: Tensor, sigma: float, *, with_gradient: bool
+        self,
+        batch: MoleculeBatch,
+        features: Tensor,
+        sigma: float,
+        *,
+        with_gradient: bool,
+        wanted: Tensor | None = None,
     ) -> tuple[Tensor, Tensor | None]:
-        """Kernel of atoms with these features, and its gradient, by the theme of their molecule."""
+        """Kernel of atoms with these features, and its gradient, by the theme of their molecule.
+
+        Both are zero for atoms that are not wanted.
+        """
         features = features - self._centre
         precision = self._precision(batch, sigma)
         parts = list(self._references_of(batch))
-        if len(parts) == 1:
+        if wanted is not None:
+            every = torch.arange(len(wanted), device=wanted.device)
+            parts = [(every[atoms][wanted[atoms]], references) for atoms, references in parts]
+        elif len(parts) == 1:
             return parts[0][1].log_kernel(features, precision, with_gradient=with_gradient)
-        log_k = torch.empty_like(precision)
-        gradient = torch.empty_like(features) if with_gradient else None
+        log_k = torch.zeros_like(precision)
+        gradient = torch.zeros_like(features) if with_gradient else None
         for atoms, references in parts:
             log_k[atoms], slopes = references.log_kernel(
                 features[atoms], precision[atoms], with_gradient=with_gradient
@@ -400,7 +444,9 @@ class SimilarityScore:
         """Similarity energies E_i that element evolution selects by, shape (n_atoms,)."""
         return self._energies(batch, sigma)
 
-    def in_families(self, batch: MoleculeBatch, families: Families) -> SimilarityScore:
+    def in_families(
+        self, batch: MoleculeBatch, families: Families, still: Tensor
+    ) -> SimilarityScore:
         """Return the same score, which is for a molecule the same, bit for bit, in any batch.
 
         Parameters
@@ -409,13 +455,18 @@ class SimilarityScore:
             The device and the dtype of this one are those of all that it is for.
         families : Families
             What depends on the batch is evaluated for each of them by itself.
+        still : Tensor, shape (n_atoms,), bool
+            Atoms whose score is not asked for.
         """
 
         def apart(part: object, evaluate: Evaluate) -> Evaluate:
             return evaluate if is_batch_invariant(part, batch) else families.apart(evaluate)
 
         result = SimilarityScore(self.kernel, self.terms)
-        result._similarity = apart(self.kernel, self.kernel.score)
+        if is_batch_invariant(self.kernel, batch):
+            result._similarity = partial(self.kernel.score, still=still)
+        else:
+            result._similarity = families.apart(self.kernel.score)
         result._energies = apart(self.kernel, self.kernel.atom_energies)
         result._scores = tuple(apart(term, score_of(term)) for term in self.terms)
         return result

@@ -41,8 +41,11 @@ class EnergyScore(Protocol):
 class KnowsFamilies(Protocol):
     """A score that knows better which of its parts depend on the batch."""
 
-    def in_families(self, batch: MoleculeBatch, families: Families) -> EnergyScore:
-        """Return the same score, which is for a molecule the same, bit for bit, in any batch."""
+    def in_families(self, batch: MoleculeBatch, families: Families, still: Tensor) -> EnergyScore:
+        """Return the same score, which is for a molecule the same, bit for bit, in any batch.
+
+        That of atoms marked in ``still``, (n_atoms,), is not asked for.
+        """
         ...
 
 
@@ -299,7 +302,8 @@ def evolve(
     if held is not None:
         first_of_family = torch.cumsum(batch.counts, 0) - batch.counts
         held = held[first_of_family[particles.molecule_idx // n_particles] + local_idx]
-    score = independent(score, particles, n_particles)
+    still = particles.fixed if held is None else particles.fixed | held
+    score = independent(score, particles, n_particles, still)
     if evolving:
         atom_energies = score.atom_energies(particles, levels[0])
 
@@ -363,8 +367,12 @@ def evolve(
     return Samples(originals(), finite[::n_particles])
 
 
-def independent(score: EnergyScore, batch: MoleculeBatch, n_particles: int) -> EnergyScore:
+def independent(
+    score: EnergyScore, batch: MoleculeBatch, n_particles: int, still: Tensor | None = None
+) -> EnergyScore:
     """Make the score of a molecule independent of the batch it is in, bit for bit, on the CPU.
+
+    That of atoms marked in ``still``, (n_atoms,), by default the fixed ones, is not asked for.
 
     A family fits into a CPU's caches, so that it costs little to evaluate each of them apart from
     the others.
@@ -373,7 +381,7 @@ def independent(score: EnergyScore, batch: MoleculeBatch, n_particles: int) -> E
         return score
     families = Families(batch, n_particles)
     if isinstance(score, KnowsFamilies):
-        return score.in_families(batch, families)
+        return score.in_families(batch, families, batch.fixed if still is None else still)
     return _FamilyScore(score, families)
 
 

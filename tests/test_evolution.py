@@ -15,6 +15,7 @@ from simgen.descriptors.force_field import ForceFieldDescriptor
 from simgen.errors import ConfigError
 from simgen.evolution import EvolutionSettings, Palette, evolve, mutate, select
 from simgen.graph import Families
+from simgen.kernel import References
 from simgen.models import ForceField, NetworkConfig
 from simgen.models.compiled import library
 from simgen.molecules import MoleculeBatch
@@ -401,7 +402,7 @@ def test_what_depends_on_the_batch_is_evaluated_apart(
     calls: Counter[type] = Counter()
 
     def count(kind: type) -> Callable[[object, MoleculeBatch, float], Tensor]:
-        def score(self: object, batch: MoleculeBatch, sigma: float) -> Tensor:
+        def score(self: object, batch: MoleculeBatch, sigma: float, **_: Tensor) -> Tensor:
             calls[kind] += 1
             return torch.zeros_like(batch.positions)
 
@@ -411,9 +412,49 @@ def test_what_depends_on_the_batch_is_evaluated_apart(
         monkeypatch.setattr(kind, "score", count(kind))
     batch, _ = molecules([3, 4])
     batch = batch.to(dtype=dtype)
-    score.in_families(batch, Families(batch, 1))(batch, 0.1)
+    score.in_families(batch, Families(batch, 1), batch.fixed)(batch, 0.1)
     n = 1 if score.kernel.is_batch_invariant(batch) else 2
     assert calls == {SimilarityKernel: n, Repulsion: n, Cohesion: n, Gaussian: 1, PointCloud: 2}
+
+
+def test_what_no_moving_atom_is_part_of_is_not_evaluated(
+    similarity: tuple[SimilarityScore, torch.dtype], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The score of atoms that move is the same, bit for bit; others are compared with nothing."""
+    score, dtype = similarity
+    batch, _ = molecules([30, 5, 40])
+    batch = batch.replace(positions=5.0 * batch.positions).to(dtype=dtype)
+    still = torch.arange(batch.n_atoms) % 10 > 0
+    still[30:35] = True  # all of the second molecule
+    rows: list[int] = []
+    log_kernel = References.log_kernel
+
+    def count(self: References, features: Tensor, *rest: Tensor, **options: bool) -> object:
+        rows.append(len(features))
+        return log_kernel(self, features, *rest, **options)
+
+    monkeypatch.setattr(References, "log_kernel", count)
+    environments = score.kernel.environments
+    even = torch.arange(0, len(environments.features), 2)
+    themed = SimilarityKernel(score.kernel.descriptor, environments, themes=[even, even + 1])
+    batch = batch.replace(theme=torch.tensor([0, 1, 1]))
+    x = batch.positions
+    near = (torch.cdist(x, x) < 4.5) & (batch.molecule_idx[:, None] == batch.molecule_idx)
+    n_wanted = int((near & ~still).any(1).sum())
+    assert 10 < n_wanted < 60
+    for kernel in (score.kernel, themed):
+        for sigma in (0.5, 0.01):
+            whole = kernel.score(batch, sigma)
+            rows.clear()
+            part = kernel.score(batch, sigma, still)
+            assert torch.equal(part[~still], whole[~still])
+            assert torch.isfinite(part).all()
+            compiled = kernel.is_batch_invariant(batch)
+            assert sum(rows) == (n_wanted if compiled else batch.n_atoms)
+    families = Families(batch, 1)
+    total = score.in_families(batch, families, torch.zeros_like(still))(batch, 0.1)
+    some = score.in_families(batch, families, still)(batch, 0.1)
+    assert torch.equal(some[~still], total[~still])
 
 
 def test_fixed_atoms_stay() -> None:

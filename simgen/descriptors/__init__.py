@@ -42,8 +42,24 @@ class Linearises(Protocol):
         ...
 
 
+@runtime_checkable
+class LinearisesSome(Protocol):
+    """A descriptor that can leave out atoms that nobody asks for."""
+
+    @property
+    def reach(self) -> float | None:
+        """Atoms further away, angstrom, are no part of an environment; None if it cannot."""
+        ...
+
+    def linearise(
+        self, batch: MoleculeBatch, wanted: Tensor | None = None
+    ) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+        """Return what the function :func:`linearise` does."""
+        ...
+
+
 def linearise(
-    descriptor: Descriptor, batch: MoleculeBatch, pairs: Tensor
+    descriptor: Descriptor, batch: MoleculeBatch, pairs: Tensor, wanted: Tensor | None = None
 ) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
     """Evaluate a descriptor together with the transpose of its Jacobian.
 
@@ -58,6 +74,9 @@ def linearise(
         Molecules.
     pairs : Tensor, shape (2, n_pairs), int64
         :func:`simgen.graph.molecule_pairs` of the batch.
+    wanted : Tensor, shape (n_atoms,), bool, optional
+        Atoms whose features are wanted. Others may be evaluated or not; their gradient is to be
+        zero.
 
     Returns
     -------
@@ -67,6 +86,8 @@ def linearise(
         Takes a gradient with respect to the features, shape (n_atoms, n_features), to one with
         respect to the positions, shape (n_atoms, 3). To be called once.
     """
+    if wanted is not None and isinstance(descriptor, LinearisesSome):
+        return descriptor.linearise(batch, wanted)
     if isinstance(descriptor, Linearises):
         return descriptor.linearise(batch)
     positions = batch.positions.detach().requires_grad_(True)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from simgen.descriptors import differentiable
+from simgen.descriptors import LinearisesSome, differentiable
 from simgen.graph import is_batch_invariant
 from simgen.models import ForceField, evaluator
 from simgen.molecules import MoleculeBatch
@@ -36,9 +36,19 @@ class ForceFieldDescriptor:
         """Return the invariants, shape (n_atoms, n_channels), differentiable once."""
         return differentiable(self._network, batch)
 
-    def linearise(self, batch: MoleculeBatch) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
-        """Return the invariants and the transpose of their Jacobian."""
-        return self._network.linearise(batch)
+    @property
+    def reach(self) -> float | None:
+        """Cutoff of the environments, angstrom, where only some of them can be evaluated."""
+        return self._network.reach if isinstance(self._network, LinearisesSome) else None
+
+    def linearise(
+        self, batch: MoleculeBatch, wanted: Tensor | None = None
+    ) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+        """Return the invariants, or those of some atoms, and the transpose of their Jacobian."""
+        if wanted is None:
+            return self._network.linearise(batch)
+        assert isinstance(self._network, LinearisesSome)
+        return self._network.linearise(batch, wanted)
 
     def is_batch_invariant(self, batch: MoleculeBatch) -> bool:
         """Whether it is the same for a molecule, bit for bit, in any batch: with compiled loops."""

@@ -40,10 +40,10 @@ MAX_L = 3
 _INT, _REAL, _ARRAY = ctypes.c_int64, ctypes.c_double, ctypes.c_void_p
 _SIGNATURES = {
     # i: integer, r: real number, everything else: array
-    "find_edges": "iii aaa rr ii aa aaaaa aaaa a",
+    "find_edges": "iii aaaa rr ii aa aaaaaa aaaa a",
     "splines": "i a rrr ii aa aa",
-    "first_layer": "iiiiiii aaaa aaa aa aaa",
-    "first_layer_pullback": "iiiiiii aaaa aaa aaa aaa aa",
+    "first_layer": "iiiiiii aaaaa aaa aa aaa",
+    "first_layer_pullback": "iiiiiii aaaaa aaa aaa aaa aa",
     "first_layer_workspace": "iii",
     "messages": "iiii aa aaaa aa",
     "messages_pullback": "iiii aa aaaaa aa aaa aaa",
@@ -52,6 +52,7 @@ _SIGNATURES = {
     "products_pullback": "iiii aa i aa a i a",
     "matrix_products": "iiii aii a aii",
     "log_kernel": "iiii r aaaa aaa",
+    "near_moving": "ii aaa r a",
     "repulsion": "ii aa rrr a",
     "cohesion": "ii aaaa rr aa aa",
     "panel_width": "",
@@ -163,8 +164,8 @@ class Edges:
         Place in the batch of each sorted atom, and the place of its element among the network's.
     present : tuple of int
         The elements that occur.
-    n_of_present : list of int
-        How many atoms of each.
+    n_of_present, n_wanted : list of int
+        How many atoms of each, and how many of these, the first ones, have edges.
     column : Tensor, shape (n_atoms,), int64
         Place of the element of each sorted atom among those that occur.
     first : Tensor, shape (n_atoms + 1,), int64
@@ -181,6 +182,7 @@ class Edges:
     element: Tensor
     present: tuple[int, ...]
     n_of_present: list[int]
+    n_wanted: list[int]
     column: Tensor
     first: Tensor
     sender: Tensor
@@ -236,12 +238,18 @@ class Geometry:
         self._values = table[tuple(found.T)].contiguous()
         self._shares = (self._values / degree).to(slopes)
 
-    def __call__(self, positions: Tensor, element: Tensor, senders: Tensor) -> Edges:
-        """Find the neighbours among ``senders``, (n_atoms, n_slots), of atoms."""
+    def __call__(
+        self, positions: Tensor, element: Tensor, senders: Tensor, wanted: Tensor | None = None
+    ) -> Edges:
+        """Find the neighbours among ``senders``, (n_atoms, n_slots), of atoms, or of those wanted.
+
+        The latter are marked, (n_atoms,), bool.
+        """
         (n_atoms, n_slots), d = senders.shape, self._n_harmonics
         positions = positions.contiguous()
         place, order, sorted_element = element.new_empty(3, n_atoms).unbind(0)
-        counts, first = element.new_empty(self._n_elements), element.new_empty(n_atoms + 1)
+        counts, n_wanted = element.new_empty(2, self._n_elements).unbind(0)
+        first = element.new_empty(n_atoms + 1)
         sender = element.new_empty(n_atoms * n_slots, dtype=torch.int32)
         distance, inverse = positions.new_empty(2, n_atoms * n_slots).unbind(0)
         direction = positions.new_empty(n_atoms * n_slots, 3)
@@ -249,10 +257,11 @@ class Geometry:
         n_edges = self._code.find_edges(
             *(n_atoms, n_slots, self._n_elements),
             *(positions.data_ptr(), senders.data_ptr(), element.data_ptr()),
+            *(None if wanted is None else wanted.data_ptr(),),
             *(self._r_max, self._floor),
             *(d, len(self._terms), self._terms.data_ptr(), self._shares.data_ptr()),
             *(place.data_ptr(), order.data_ptr(), sorted_element.data_ptr()),
-            *(counts.data_ptr(), first.data_ptr(), sender.data_ptr()),
+            *(counts.data_ptr(), n_wanted.data_ptr(), first.data_ptr(), sender.data_ptr()),
             *(distance.data_ptr(), inverse.data_ptr()),
             *(direction.data_ptr(), harmonics.data_ptr()),
         )
@@ -265,6 +274,7 @@ class Geometry:
             element=sorted_element,
             present=present,
             n_of_present=[n for n in n_of_element if n],
+            n_wanted=n_wanted[list(present)].tolist(),
             column=rank[sorted_element],
             first=first,
             sender=sender[:n_edges],
@@ -488,16 +498,17 @@ class FirstLayer(CompiledLayer):
         (phi, slope), d = self._splines(edges.distance), edges.harmonics.shape[1]
         n_atoms, n_present = len(edges.order), len(edges.present)
         n_channels, maps = self._products.n_channels, self._maps(edges.present)
-        n_of_present = torch.tensor(edges.n_of_present)
+        numbers = torch.tensor([edges.n_of_present, edges.n_wanted])
+        n_of_present, n_wanted = numbers.unbind(0)
         sizes = (n_atoms, d, n_present, self._n_basis, self._splines.width, n_channels)
         graph = (edges.first.data_ptr(), edges.sender.data_ptr(), edges.column.data_ptr())
         values = (edges.harmonics.data_ptr(), phi.data_ptr())
         n_workspace = self._code.first_layer_workspace(d, n_present * self._n_basis, n_channels)
         workspace = phi.new_empty(n_workspace)
-        basis, products = phi.new_empty(d, n_atoms, n_channels), phi.new_empty(n_atoms, n_channels)
+        basis, products = phi.new_empty(d, n_atoms, n_channels), phi.new_zeros(n_atoms, n_channels)
         self._code.first_layer(
             *(*sizes, self._products.n_polynomials),
-            *(n_of_present.data_ptr(), maps.addresses.data_ptr()),
+            *(n_of_present.data_ptr(), n_wanted.data_ptr(), maps.addresses.data_ptr()),
             *(*self._products.values, *graph, *values),
             *(workspace.data_ptr(), basis.data_ptr(), products.data_ptr()),
         )
@@ -510,7 +521,7 @@ class FirstLayer(CompiledLayer):
             by_distance, by_harmonics = gradients
             self._code.first_layer_pullback(
                 *(*sizes, self._products.n_polynomials),
-                *(n_of_present.data_ptr(), maps.addresses.data_ptr()),
+                *(n_of_present.data_ptr(), n_wanted.data_ptr(), maps.addresses.data_ptr()),
                 *(*self._products.gradients, *graph, *values, slope.data_ptr()),
                 *(workspace.data_ptr(), basis.data_ptr(), by_products.data_ptr()),
                 *(by_distance.data_ptr(), by_harmonics.data_ptr()),
@@ -614,7 +625,7 @@ class CompiledNetwork:
         self._geometry, self._layers = geometry, layers
 
     def __call__(
-        self, positions: Tensor, element: Tensor, senders: Tensor
+        self, positions: Tensor, element: Tensor, senders: Tensor, wanted: Tensor | None = None
     ) -> tuple[Edges, list[Tensor], Callable[[list[Tensor]], Tensor]]:
         """Evaluate: invariants of each layer, (n_atoms, n_channels), sorted, and their pullback.
 
@@ -626,8 +637,11 @@ class CompiledNetwork:
             Place of the element of each atom among those of the network.
         senders : Tensor, shape (n_atoms, n_slots), int64
             As :class:`simgen.graph.Chunk` has them.
+        wanted : Tensor, shape (n_atoms,), bool, optional
+            Atoms whose invariants are wanted, of a network of one layer. Those of the others are
+            finite, and their gradients count for nothing.
         """
-        edges = self._geometry(positions, element, senders)
+        edges = self._geometry(positions, element, senders, wanted)
         invariants: list[Tensor] = []
         pullbacks: list[LayerPullback] = []
         scalars: Tensor | None = None

@@ -502,8 +502,23 @@ class FrozenForceField:
                 gated = (model.readout_hidden * scale, units)
         self._readout = Readout(code, linear, gated)
 
-    def linearise(self, batch: MoleculeBatch) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+    @property
+    def reach(self) -> float | None:
+        """Cutoff of the environments, angstrom, where :meth:`linearise` evaluates only some."""
+        return self.model.r_max if self._compiled is not None and len(self._layers) == 1 else None
+
+    def linearise(
+        self, batch: MoleculeBatch, wanted: Tensor | None = None
+    ) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
         """Evaluate the invariants together with the transpose of their Jacobian.
+
+        Parameters
+        ----------
+        batch : MoleculeBatch
+            Molecules.
+        wanted : Tensor, shape (n_atoms,), bool, optional
+            Atoms whose invariants are wanted, if there is a ``reach``. Those of the others are
+            finite, and their gradients count for nothing.
 
         Returns
         -------
@@ -518,7 +533,12 @@ class FrozenForceField:
             return batch.positions.new_zeros(0, n_features), lambda _: batch.positions
         chunks = self._layout.chunks(batch)
         with torch.no_grad():
-            parts = [self._evaluate(chunk.of(batch), chunk) for chunk in chunks]
+            parts = [
+                self._evaluate(
+                    chunk.of(batch), chunk, None if wanted is None else wanted[chunk.atoms]
+                )
+                for chunk in chunks
+            ]
         features = [
             _unsorted(torch.cat(invariants, 1), geometry) for geometry, invariants, _ in parts
         ]
@@ -562,11 +582,12 @@ class FrozenForceField:
         return readout.detach(), list(gradients)
 
     def _evaluate(
-        self, batch: MoleculeBatch, chunk: Chunk
+        self, batch: MoleculeBatch, chunk: Chunk, wanted: Tensor | None = None
     ) -> tuple[_Geometry | Edges, list[Tensor], Callable[[list[Tensor]], Tensor]]:
         """Invariants of each layer, (n_atoms, n_channels), of sorted atoms, and their pullback."""
         if self._compiled is not None:
-            return self._compiled(batch.positions, self.model.elements_of(batch), chunk.senders)
+            elements = self.model.elements_of(batch)
+            return self._compiled(batch.positions, elements, chunk.senders, wanted)
         geometry = self._geometry(batch, chunk.senders)
         features: Features = []
         invariants, pullbacks = [], []

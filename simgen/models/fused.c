@@ -116,28 +116,35 @@ void matrix_products(int64_t n_matrices, int64_t n_rows, int64_t n_inner, int64_
 /* Sort atoms by element (a place among those of the network) and list the neighbours of each, these
  * by element, too.
  *
- * positions: (n_atoms, 3), senders: (n_atoms, n_slots), the atom itself in slots left over.
- * Out: order and sorted elements (n_atoms), counts of the elements, first (n_atoms + 1); of each
+ * positions: (n_atoms, 3), senders: (n_atoms, n_slots), the atom itself in slots left over; wanted
+ * (n_atoms), or NULL: the other atoms come after those of their element, and no edges lead to them.
+ * Out: order and sorted elements (n_atoms), counts of the elements, how many of each are wanted,
+ * first (n_atoms + 1); of each
  * edge the sender, its distance, the inverse of it or of floor where it is shorter, direction (3),
  * and harmonics: Y_i is the sum of share * x_axis Y_j over the terms (i, axis, j), the share being a
  * slope over the degree (Euler's theorem). Returns the number of edges. */
 int64_t find_edges(int64_t n_atoms, int64_t n_slots, int64_t n_elements, const REAL *positions,
-                   const int64_t *senders, const int64_t *element, double r_max, double floor,
-                   int64_t n_harmonics, int64_t n_terms, const int32_t *terms, const REAL *shares,
-                   int64_t *place, int64_t *order, int64_t *sorted, int64_t *counts,
-                   int64_t *first, int32_t *sender, REAL *distance, REAL *inverse, REAL *direction,
+                   const int64_t *senders, const int64_t *element, const uint8_t *wanted,
+                   double r_max, double floor, int64_t n_harmonics, int64_t n_terms,
+                   const int32_t *terms, const REAL *shares, int64_t *place, int64_t *order,
+                   int64_t *sorted, int64_t *counts, int64_t *n_wanted, int64_t *first,
+                   int32_t *sender, REAL *distance, REAL *inverse, REAL *direction,
                    REAL *harmonics)
 {
     memset(counts, 0, n_elements * sizeof *counts);
-    for (int64_t i = 0; i < n_atoms; i++) counts[element[i]]++;
-    int64_t n = 0;
-    for (int64_t e = 0; e < n_elements; e++)
+    memset(n_wanted, 0, n_elements * sizeof *n_wanted);
+    for (int64_t i = 0; i < n_atoms; i++) {
+        counts[element[i]]++;
+        n_wanted[element[i]] += !wanted || wanted[i];
+    }
+    for (int64_t e = 0, begin = 0; e < n_elements; begin += counts[e++])
         if (counts[e])
-            for (int64_t i = 0; i < n_atoms; i++)
+            for (int64_t i = 0, n = begin, left = begin + n_wanted[e]; i < n_atoms; i++)
                 if (element[i] == e) {
-                    place[i] = n;
-                    sorted[n] = e;
-                    order[n++] = i;
+                    const int64_t at = !wanted || wanted[i] ? n++ : left++;
+                    place[i] = at;
+                    sorted[at] = e;
+                    order[at] = i;
                 }
     int64_t edge = 0;
     int32_t near[n_slots + 1], next[n_elements];
@@ -146,6 +153,7 @@ int64_t find_edges(int64_t n_atoms, int64_t n_slots, int64_t n_elements, const R
         const int64_t i = order[row];
         const REAL *x = positions + 3 * i;
         first[row] = edge;
+        if (wanted && !wanted[i]) continue;
         int64_t n_near = 0;
         memset(next, 0, sizeof next);
         for (int64_t s = 0; s < n_slots; s++) {
@@ -509,21 +517,22 @@ int64_t first_layer_workspace(int64_t n_harmonics, int64_t n_columns, int64_t n_
 /* Atomic basis, (n_harmonics, n_atoms, n_channels), and its products, (n_atoms, n_channels), of
  * atoms that are sorted by element, some at a time, so that what is between stays in the cache.
  *
- * n_of_present: atoms of each element that is present, data: of each of them; phi: radial basis
- * functions (n_edges, width). */
+ * n_of_present: atoms of each element that is present, of which the first n_wanted are evaluated;
+ * data: of each of these elements; phi: radial basis functions (n_edges, width). */
 void first_layer(int64_t n_atoms, int64_t n_harmonics, int64_t n_present, int64_t n_basis,
                  int64_t width, int64_t n_channels, int64_t n_polynomials,
-                 const int64_t *n_of_present, const element_data *data, const int32_t *terms, const double *values,
-                 const int64_t *first, const int32_t *sender, const int64_t *column,
-                 const REAL *harmonics, const REAL *phi, REAL *workspace, REAL *basis, REAL *out)
+                 const int64_t *n_of_present, const int64_t *n_wanted, const element_data *data,
+                 const int32_t *terms, const double *values, const int64_t *first,
+                 const int32_t *sender, const int64_t *column, const REAL *harmonics,
+                 const REAL *phi, REAL *workspace, REAL *basis, REAL *out)
 {
     const int64_t n_columns = n_present * n_basis, stride = n_columns + LANES;
     const int64_t n_panels = (n_channels + PANEL - 1) / PANEL;
     edges g = {n_basis, width, .sender = sender, .column = column, .harmonics = harmonics,
                .phi = phi};
     for (int64_t z = 0, begin = 0; z < n_present; begin += n_of_present[z++])
-        for (int64_t done = 0; done < n_of_present[z]; done += TILE) {
-            const int64_t left = n_of_present[z] - done, n = left < TILE ? left : TILE;
+        for (int64_t done = 0; done < n_wanted[z]; done += TILE) {
+            const int64_t left = n_wanted[z] - done, n = left < TILE ? left : TILE;
             const int64_t i = begin + done;
             for (int64_t row = 0; row < n; row++) {
                 REAL *moments = workspace + row * stride;
@@ -549,8 +558,8 @@ void first_layer(int64_t n_atoms, int64_t n_harmonics, int64_t n_present, int64_
  * with respect to distances and harmonics, which are added to; slope: derivatives of phi. */
 void first_layer_pullback(int64_t n_atoms, int64_t n_harmonics, int64_t n_present, int64_t n_basis,
                           int64_t width, int64_t n_channels, int64_t n_polynomials,
-                          const int64_t *n_of_present, const element_data *data,
-                          const int32_t *terms, const double *values,
+                          const int64_t *n_of_present, const int64_t *n_wanted,
+                          const element_data *data, const int32_t *terms, const double *values,
                           const int64_t *first, const int32_t *sender, const int64_t *column,
                           const REAL *harmonics, const REAL *phi, const REAL *slope,
                           REAL *workspace, const REAL *basis, const REAL *by_out,
@@ -564,8 +573,8 @@ void first_layer_pullback(int64_t n_atoms, int64_t n_harmonics, int64_t n_presen
                .phi = phi, .slope = slope, .by_distance = by_distance,
                .by_harmonics = by_harmonics};
     for (int64_t z = 0, begin = 0; z < n_present; begin += n_of_present[z++])
-        for (int64_t done = 0; done < n_of_present[z]; done += TILE) {
-            const int64_t left = n_of_present[z] - done, n = left < TILE ? left : TILE;
+        for (int64_t done = 0; done < n_wanted[z]; done += TILE) {
+            const int64_t left = n_wanted[z] - done, n = left < TILE ? left : TILE;
             const int64_t i = begin + done;
             products_pullback(n, n_channels, n_harmonics, n_polynomials, terms, values,
                               n_atoms * n_channels, basis + i * n_channels, data[z].weights,
@@ -737,6 +746,23 @@ static inline REAL between(const REAL *x, const REAL *y, double smallest, REAL *
     }
     const REAL least = smallest * smallest;
     return sqrt(square > least ? square : least);
+}
+
+/* Which atoms move, or are closer than reach to one that does: see SimilarityKernel.score.
+ *
+ * positions: (n_atoms, 3), senders: (n_atoms, n_slots), the atom itself in slots left over, still
+ * (n_atoms). Out: near (n_atoms). */
+void near_moving(int64_t n_atoms, int64_t n_slots, const REAL *positions, const int64_t *senders,
+                 const uint8_t *still, double reach, uint8_t *near)
+{
+    REAL d[3];
+    for (int64_t i = 0; i < n_atoms; i++) {
+        near[i] = !still[i];
+        for (int64_t s = 0; s < n_slots && !near[i]; s++) {
+            const int64_t j = senders[i * n_slots + s];
+            near[i] = !still[j] && between(positions + 3 * i, positions + 3 * j, 0, d) < reach;
+        }
+    }
 }
 
 /* e^-40 is less than what double precision resolves. */
