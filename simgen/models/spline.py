@@ -35,7 +35,7 @@ from simgen.errors import InputError
 DEGREE = 7
 TRUNCATION = {torch.float32: 3e-7, torch.float64: 1e-13}
 """Singular values below this multiple of the largest are left out."""
-TOLERANCE = {torch.float32: 1e-8, torch.float64: 1e-12}
+TOLERANCE = {torch.float32: 1e-8, torch.float64: 1e-13}
 """Largest error of the splines relative to the largest value of any function; so far below what the
 dtype can hold, since that of derivatives is larger."""
 FIRST_INTERVALS, MAX_INTERVALS = 64, 4096
